@@ -1,0 +1,21 @@
+"""mmray: media files in, fused predictions out, on Ray.
+
+The journey, one line a module:
+
+    config      YAML → one strict, typed description of the whole project
+    errors      every fault the user can act on, as one tree
+    storage     a path, local or s3:// → a filesystem; atomic writes, local copies of media
+    tables      names, types and shapes of the sample, feature and prediction tables
+    samples     a manifest → partitions of samples that never change for the same manifest
+    decode      media bytes → frames, waveforms, words
+    encode      frames, waveforms, words → feature vectors over time
+    extraction  one partition of samples → one feature table file
+    fusion      feature vectors → encoders + fusion + heads → predictions
+    learn       feature tables → batches → a trained model, its metrics and its checkpoint
+    plan        a config and a cluster's resources → actors and workers that are sure to fit
+
+`pipelines/` puts these on Ray: extract (Ray Data), train (Ray Train), tune (Ray Tune), score (Ray
+Data), report. Nothing here imports `pipelines`, and nothing here needs Ray.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,90 @@
+"""Every fault mmray raises on purpose, as one tree.
+
+    MmrayError                the user can act on it: printed as it is, exit code 1, no traceback
+    ├── ConfigError           the config is wrong: all its faults at once
+    ├── SamplesError          the manifest is wrong: missing, duplicate ids, missing columns, unknown labels
+    ├── StorageError          a path cannot be read or written
+    ├── TableError            a table or checkpoint is not what the config needs (absent, other fingerprint)
+    ├── PlanError             the job cannot fit the cluster: refused with the arithmetic
+    ├── BudgetError           more samples failed than `max_failed_fraction` allows
+    └── MediaError            one modality of one sample failed: becomes a row's error, never ends a job
+
+Anything else that escapes is a bug in mmray and shows its traceback.
+"""
+
+from typing import Literal
+
+__all__ = [
+    "BudgetError",
+    "ConfigError",
+    "MediaError",
+    "MmrayError",
+    "PlanError",
+    "Reason",
+    "SamplesError",
+    "StorageError",
+    "TableError",
+]
+
+Reason = Literal[
+    "absent",  # the manifest gives no value: not a failure, only a modality the sample does not have
+    "missing_file",  # the URI points to nothing
+    "fetch_failed",  # storage answered with an error, after retries
+    "unreadable",  # no decoder recognises the bytes
+    "no_video_stream",
+    "no_audio_stream",
+    "no_frames",  # a video stream without a decodable frame in the segment
+    "corrupt",  # decoding began and failed
+    "short_video",  # fewer seconds decoded than the container declares
+    "short_audio",  # fewer seconds decoded than the container declares
+    "bad_segment",  # start_s / end_s outside the recording
+    "empty",  # decoded to nothing: an empty text, a waveform of zero samples
+]
+
+
+class MmrayError(Exception):
+    """A fault the user can act on: what is wrong, where, and what to do."""
+
+
+class ConfigError(MmrayError):
+    """The config is wrong; `faults` lists every fault as (dotted path, message)."""
+
+    def __init__(self, source: str, faults: list[tuple[str, str]]):
+        self.source = source
+        self.faults = faults
+        width = max((len(path) for path, _ in faults), default=0)
+        count = f"{len(faults)} fault" + ("s" if len(faults) != 1 else "")
+        lines = [f"  {path:<{width}}  {message}".rstrip() for path, message in faults]
+        super().__init__("\n".join([f"{source} has {count}:", *lines]))
+
+
+class SamplesError(MmrayError):
+    """The samples are not what the config says they are."""
+
+
+class StorageError(MmrayError):
+    """A path cannot be read or written."""
+
+
+class TableError(MmrayError):
+    """A table or a checkpoint is absent, or was made with something else than the config says."""
+
+
+class PlanError(MmrayError):
+    """The job cannot run on this cluster; the message carries the arithmetic."""
+
+
+class BudgetError(MmrayError):
+    """Too large a fraction of the samples failed."""
+
+
+class MediaError(MmrayError):
+    """One modality of one sample failed, for `reason`; the sample stays, with this in its row."""
+
+    def __init__(self, reason: Reason, detail: str = ""):
+        self.reason: Reason = reason
+        self.detail = detail
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+    def __reduce__(self):
+        return MediaError, (self.reason, self.detail)

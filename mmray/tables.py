@@ -1,0 +1,170 @@
+"""Names, Arrow types and shapes of the sample, feature and prediction tables: the only place.
+
+Samples (a row a sample): `sample_id`, `split`, `start_s`, `end_s`, one column a media source used by
+the config (`video`, `audio`, `image`: URIs; `text`: inline), one column a target.
+
+Features (a row a sample, always): `sample_id`, `split`, the targets, then for each feature `m`:
+
+    m            [T, D] as list<fixed_size_list<float, D>>, or [T] words as list<string>; null: absent
+    m_length     T, int32; 0 where m is null
+    m_start_s    time of the first step, seconds from the start of the sample; null for text
+    m_step_s     time from one step to the next; null for text
+
+and `errors`, a list of {stage, modality, reason, detail, attempts}.
+
+Predictions (a row a sample): `sample_id`, `split`, for each target `t`: `t` (the truth where known),
+`t_predicted`, and for classes `t_probabilities` in the order the table's metadata names; then
+`present` (features the model saw), `model` (fingerprint), `errors`.
+
+Plain Arrow lists, not Ray's tensor extension: pandas, DuckDB, polars and Spark read them as they are.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mmray.config import ClassificationTarget, Target
+
+__all__ = [
+    "ERRORS",
+    "FeatureShape",
+    "errors_of",
+    "feature_schema",
+    "prediction_schema",
+    "ragged_from_column",
+    "sample_schema",
+    "vectors_to_column",
+]
+
+SCHEMA_VERSION = 1
+
+ERROR = pa.struct(
+    [
+        ("stage", pa.string()),
+        ("modality", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("attempts", pa.int32()),
+    ]
+)
+ERRORS = pa.field("errors", pa.list_(ERROR), nullable=False)
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """What one feature holds: vectors of `dim` numbers a step, or words (`dim` None)."""
+
+    dim: int | None
+    dtype: str = "float32"
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Type of the feature's column."""
+        if self.dim is None:
+            return pa.list_(pa.string())
+        number = pa.float16() if self.dtype == "float16" else pa.float32()
+        return pa.list_(pa.list_(number, self.dim))
+
+
+def target_type(target: Target) -> pa.DataType:
+    """Arrow type of a target's column: a class is a string, a number a float64."""
+    return pa.string() if isinstance(target, ClassificationTarget) else pa.float64()
+
+
+def sample_schema(sources: Sequence[str], targets: Mapping[str, Target]) -> pa.Schema:
+    """Schema of the sample table: `sources` are the media columns the config uses."""
+    return pa.schema(
+        [
+            pa.field("sample_id", pa.string(), nullable=False),
+            ("split", pa.string()),
+            ("start_s", pa.float64()),
+            ("end_s", pa.float64()),
+            *((source, pa.string()) for source in sources),
+            *((name, target_type(target)) for name, target in targets.items()),
+        ]
+    )
+
+
+def feature_schema(shapes: Mapping[str, FeatureShape], targets: Mapping[str, Target]) -> pa.Schema:
+    """Schema of the feature table."""
+    fields = [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("split", pa.string()),
+        *(pa.field(name, target_type(target)) for name, target in targets.items()),
+    ]
+    for name, shape in shapes.items():
+        fields += [
+            pa.field(name, shape.arrow_type),
+            pa.field(f"{name}_length", pa.int32(), nullable=False),
+            pa.field(f"{name}_start_s", pa.float32()),
+            pa.field(f"{name}_step_s", pa.float32()),
+        ]
+    return pa.schema([*fields, ERRORS])
+
+
+def prediction_schema(targets: Mapping[str, Target]) -> pa.Schema:
+    """Schema of the prediction table."""
+    fields = [pa.field("sample_id", pa.string(), nullable=False), pa.field("split", pa.string())]
+    for name, target in targets.items():
+        fields += [
+            pa.field(name, target_type(target)),
+            pa.field(f"{name}_predicted", target_type(target)),
+        ]
+        if isinstance(target, ClassificationTarget):
+            fields.append(pa.field(f"{name}_probabilities", pa.list_(pa.float32())))
+    fields += [
+        pa.field("present", pa.list_(pa.string()), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        ERRORS,
+    ]
+    return pa.schema(fields)
+
+
+def vectors_to_column(vectors: Sequence[np.ndarray | None], shape: FeatureShape) -> pa.Array:
+    """A column of one [T, D] array a row; None becomes null.
+
+    Raises:
+        ValueError: where an array's last dimension is not D.
+
+    """
+    present = [v for v in vectors if v is not None]
+    if bad := [v.shape for v in present if v.ndim != 2 or v.shape[1] != shape.dim]:
+        raise ValueError(f"expected [T, {shape.dim}] arrays, got shapes {bad[:3]}")
+    number = np.float16 if shape.dtype == "float16" else np.float32
+    flat = np.concatenate([np.zeros((0, shape.dim or 0), number), *present]).astype(number)
+    lengths = np.array([0 if v is None else len(v) for v in vectors], dtype=np.int32)
+    steps = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), shape.dim)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    missing = np.array([v is None for v in vectors], dtype=bool)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), steps, type=shape.arrow_type, mask=pa.array(missing)
+    )
+
+
+def ragged_from_column(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """A feature column → (values [sum of T, D] float32 or [sum of T] words, offsets [rows + 1] int64).
+
+    A null row has no values: its two offsets are equal.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    values = array.flatten()
+    if pa.types.is_fixed_size_list(values.type):
+        dim = values.type.list_size
+        flat = values.flatten().to_numpy(zero_copy_only=False)
+        return flat.astype(np.float32, copy=False).reshape(-1, dim), offsets
+    return values.to_numpy(zero_copy_only=False), offsets
+
+
+def errors_of(table: pa.Table, *, failures_only: bool = True) -> list[dict]:
+    """Every error of a table as a dict with its `sample_id`; `absent` is not a failure."""
+    rows = table.select(["sample_id", "errors"]).to_pylist()
+    return [
+        {"sample_id": row["sample_id"], **error}
+        for row in rows
+        for error in row["errors"]
+        if not (failures_only and error["reason"] == "absent")
+    ]
