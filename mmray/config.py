@@ -141,9 +141,7 @@ class FramesFeature(Section):
     @model_validator(mode="after")
     def _crop_has_an_area(self) -> Self:
         if self.crop and (self.crop[0] >= self.crop[2] or self.crop[1] >= self.crop[3]):
-            raise ValueError(
-                "crop must be [left, top, right, bottom] with left < right, top < bottom"
-            )
+            raise ValueError("crop must be [left, top, right, bottom] with left < right, top < bottom")
         return self
 
 
@@ -184,9 +182,7 @@ class TextFeature(Section):
     dtype: Literal["float32", "float16"] = "float32"
 
 
-Feature = Annotated[
-    FramesFeature | MelFeature | TokensFeature | TextFeature, Field(discriminator="kind")
-]
+Feature = Annotated[FramesFeature | MelFeature | TokensFeature | TextFeature, Field(discriminator="kind")]
 
 
 class ExtractConfig(Section):
@@ -372,7 +368,7 @@ class Config(Section):
     score: ScoreConfig = ScoreConfig()
 
     def path(self, *parts: str) -> str:
-        """A path below `output`: path("features") → "runs/demo/features"."""
+        """Where something below `output` is: `features` → `runs/demo/features`."""
         return "/".join([self.output.rstrip("/"), *parts])
 
     def source_columns(self) -> list[str]:
@@ -420,9 +416,7 @@ def _parse(text: str, source: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "yaml"
-        raise ConfigError(
-            source, [(where, getattr(error, "problem", None) or str(error))]
-        ) from None
+        raise ConfigError(source, [(where, getattr(error, "problem", None) or str(error))]) from None
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
@@ -534,9 +528,7 @@ def _dangling(config: Config) -> list[tuple[str, str]]:
     data = config.model_dump(mode="json")
     for dotted in config.tune.space:
         if dotted.split(".")[0] not in ("model", "train"):
-            faults.append(
-                (f"tune.space.{dotted}", "only model.… and train.… settings are searched")
-            )
+            faults.append((f"tune.space.{dotted}", "only model.… and train.… settings are searched"))
             continue
         _, fault = _set(data, dotted, None)
         if fault:

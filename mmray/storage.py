@@ -11,7 +11,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ class Storage:
 
     """
 
-    config: StorageConfig = StorageConfig()
+    config: StorageConfig = field(default_factory=StorageConfig)
 
     def filesystem(self, uri: str) -> "tuple[fsspec.AbstractFileSystem, str]":
         """The fsspec filesystem of `uri` and the path inside it."""
@@ -92,7 +92,7 @@ class Storage:
         """All bytes of a file."""
         with self._faults(uri):
             filesystem, path = self.filesystem(uri)
-            return filesystem.cat_file(path)
+            return bytes(filesystem.cat_file(path))  # pyright: ignore[reportArgumentType]
 
     def write(self, uri: str, data: bytes) -> None:
         """A file with these bytes, whole or not at all; replaces an older one."""
@@ -184,9 +184,7 @@ class Storage:
         config = self.config
         client: dict[str, Any] = {"region_name": config.region} if config.region else {}
         endpoint = (
-            config.endpoint_url
-            or os.environ.get("AWS_ENDPOINT_URL_S3")
-            or os.environ.get("AWS_ENDPOINT_URL")
+            config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         )
         return {
             "anon": config.anonymous,

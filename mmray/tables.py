@@ -138,9 +138,7 @@ def vectors_to_column(vectors: Sequence[np.ndarray | None], shape: FeatureShape)
     steps = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), shape.dim)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     missing = np.array([v is None for v in vectors], dtype=bool)
-    return pa.ListArray.from_arrays(
-        pa.array(offsets), steps, type=shape.arrow_type, mask=pa.array(missing)
-    )
+    return pa.ListArray.from_arrays(pa.array(offsets), steps, type=shape.arrow_type, mask=pa.array(missing))
 
 
 def ragged_from_column(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Media bytes → frames, waveforms; every decoder's faults as one `MediaError`."""

@@ -1,0 +1,1 @@
+"""Frames, waveforms, words → feature vectors over time."""

@@ -1,0 +1,1 @@
+"""Feature vectors → {modality: encoder} + fusion + {task: head} → predictions."""

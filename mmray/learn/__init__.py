@@ -1,0 +1,1 @@
+"""Feature tables → batches → a trained model, its metrics and its checkpoint."""
