@@ -90,13 +90,13 @@ class Storage:
 
     def read(self, uri: str) -> bytes:
         """All bytes of a file."""
-        with self._faults(uri):
+        with self.faults(uri):
             filesystem, path = self.filesystem(uri)
             return bytes(filesystem.cat_file(path))  # pyright: ignore[reportArgumentType]
 
     def write(self, uri: str, data: bytes) -> None:
         """A file with these bytes, whole or not at all; replaces an older one."""
-        with self._faults(uri):
+        with self.faults(uri):
             filesystem, path = self.filesystem(uri)
             if scheme_of(uri) == "s3":
                 filesystem.pipe_file(path, data)
@@ -124,19 +124,19 @@ class Storage:
 
     def exists(self, uri: str) -> bool:
         """Whether a file or folder is there."""
-        with self._faults(uri):
+        with self.faults(uri):
             filesystem, path = self.filesystem(uri)
             return filesystem.exists(path)
 
     def size(self, uri: str) -> int:
         """Bytes of a file."""
-        with self._faults(uri):
+        with self.faults(uri):
             filesystem, path = self.filesystem(uri)
             return int(filesystem.size(path) or 0)
 
     def names(self, folder: str) -> set[str]:
         """Names of the entries directly below `folder`; empty where it does not exist."""
-        with self._faults(folder):
+        with self.faults(folder):
             filesystem, path = self.filesystem(folder)
             try:
                 entries = filesystem.ls(path, detail=False, refresh=True)
@@ -148,7 +148,7 @@ class Storage:
         """A folder of storage as a local folder: `uri` itself where it is local, else a copy."""
         if scheme_of(uri) != "s3":
             return absolute(uri)
-        with self._faults(uri):
+        with self.faults(uri):
             filesystem, path = self.filesystem(uri)
             filesystem.get(path.rstrip("/") + "/", folder.rstrip("/") + "/", recursive=True)
         return folder
@@ -200,7 +200,7 @@ class Storage:
         }
 
     @contextlib.contextmanager
-    def _faults(self, uri: str) -> Iterator[None]:
+    def faults(self, uri: str) -> Iterator[None]:
         """Storage's own errors as ours, with the path and what to check."""
         try:
             yield
