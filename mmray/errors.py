@@ -57,6 +57,9 @@ class ConfigError(MmrayError):
         lines = [f"  {path:<{width}}  {message}".rstrip() for path, message in faults]
         super().__init__("\n".join([f"{source} has {count}:", *lines]))
 
+    def __reduce__(self):
+        return ConfigError, (self.source, self.faults)
+
 
 class SamplesError(MmrayError):
     """The samples are not what the config says they are."""

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Start a Ray head on this machine and stay in the foreground; Ctrl-C ends it and nothing else.
+#   cluster/local.sh [CPUS]        PORT, DASHBOARD_PORT, RAY_BIN change where and with what
+# Ray's own `ray start --block` is used because `ray stop` would end every Ray on the machine.
+set -euo pipefail
+
+cpus=${1:-$(nproc)}
+port=${PORT:-6379}
+dashboard_port=${DASHBOARD_PORT:-8265}
+here=$(cd "$(dirname "$0")/.." && pwd)
+ray=${RAY_BIN:-$([ -x "$here/.venv/bin/ray" ] && echo "$here/.venv/bin/ray" || echo ray)}
+
+# Clients must show the same token (~/.ray/auth_token, made here if there is none).
+export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
+if [ "$RAY_AUTH_MODE" = token ]; then
+    "$ray" get-auth-token --generate >/dev/null
+fi
+
+cat <<EOF
+Ray head with $cpus CPUs; in another terminal:
+  export RAY_AUTH_MODE=$RAY_AUTH_MODE
+  mmray submit run CONFIG --address http://127.0.0.1:$dashboard_port
+EOF
+exec "$ray" start --head --block --num-cpus "$cpus" --port "$port" \
+    --dashboard-host 127.0.0.1 --dashboard-port "$dashboard_port" --disable-usage-stats

@@ -1,0 +1,130 @@
+"""A Ray to run on: the one `RAY_ADDRESS` or `--address` names, else one started on this machine.
+
+Also the one way in which stages run a table's partitions through pools of actors with Ray Data. Ray is
+imported only when a stage connects: a finished stage, and every fault before it, answer without it.
+"""
+
+import logging
+import os
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from mmray.errors import MmrayError, PlanError
+from mmray.plan import Node, Pool
+
+__all__ = ["connect", "nodes", "stream_partitions"]
+
+
+FAULT = "mmray.fault"
+
+
+def connect(address: str | None = None) -> None:
+    """Connect to a cluster, or start a Ray of this machine's size; a no-op where Ray is up.
+
+    Raises:
+        PlanError: if no cluster answers at the address.
+    """
+    ray = _import_ray()
+    if ray.is_initialized():
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(address="local", include_dashboard=False, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
+        raise PlanError(f"{where}: {error}") from error
+
+
+def nodes() -> list[Node]:
+    """What each live machine of the cluster offers."""
+    import ray
+
+    return [
+        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def stream_partitions(
+    partitions: Sequence[int], stages: Sequence[tuple[type, Pool, Mapping[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    """Run partitions through pools of actors, one after another; yields the last stage's rows as they come.
+
+    A block of Ray Data carries one partition from end to end, never cut or merged: blocks have no target
+    size, and every stage takes a block whole. A stage is (class, pool, its constructor's arguments); the
+    class maps one Arrow table to one Arrow table.
+
+    Raises:
+        MmrayError: what a stage's constructor or call raised of ours.
+    """
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = None
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    dataset = ray.data.from_blocks([pa.table({"partition": [partition]}) for partition in partitions])
+    for stage, pool, arguments in stages:
+        dataset = dataset.map_batches(
+            _Stage,
+            fn_constructor_args=(stage, dict(arguments)),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=2),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+        )
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        if FAULT in block.column_names:
+            raise pickle.loads(block[FAULT][0].as_py())
+        yield from block.to_pylist()
+
+
+class _Stage:
+    """A stage whose MmrayError travels to the driver as a value.
+
+    Raised inside Ray Data it would arrive wrapped, or, from a constructor, as text only.
+    """
+
+    def __init__(self, stage: type, arguments: dict[str, Any]):
+        self.fault: MmrayError | None = None
+        try:
+            self.stage = stage(**arguments)
+        except MmrayError as fault:
+            self.fault = fault
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        if FAULT in block.column_names:
+            return block
+        try:
+            if self.fault:
+                raise self.fault
+            return self.stage(block)
+        except MmrayError as fault:
+            return pa.table({FAULT: [pickle.dumps(fault)]})
+
+
+def _import_ray() -> Any:
+    """Ray, with its internals kept off stderr (their log level is read at import, and announced there)."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import ray
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return ray

@@ -1,0 +1,126 @@
+"""What a person sees while a stage works and when it ends: progress on stderr, summaries on stdout."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+__all__ = ["err", "failure_table", "out", "progress", "results_table"]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Meter:
+    """A running count of rows and failures."""
+
+    def __init__(self, bar: Progress, task: Any):
+        self.bar = bar
+        self.task = task
+
+    def advance(self, rows: int, note: str = "") -> None:
+        """Count `rows` more as done."""
+        self.bar.update(self.task, advance=rows, note=note)
+
+
+@contextmanager
+def progress(what: str, *, total: int, done: int = 0) -> Iterator[Meter]:
+    """A progress bar on stderr; plain silence where stderr is no terminal."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=err,
+        disable=not err.is_terminal,
+    )
+    with bar:
+        yield Meter(bar, bar.add_task(what, total=total, completed=done, note=""))
+
+
+def failure_table(failures: Sequence[Mapping[str, Any]]) -> Table:
+    """Failures by feature and reason."""
+    table = Table(title="failures", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in ("feature", "reason", "samples"):
+        table.add_column(column, justify="right" if column == "samples" else "left")
+    for failure in failures:
+        table.add_row(failure["modality"], failure["reason"], str(failure["count"]))
+    return table
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a model: majority, each modality alone, fused."""
+    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    table = Table(title="test split", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table.add_column("model")
+    table.add_column("n", justify="right")
+    for name in metrics:
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = []
+        for name in metrics:
+            value, interval = row["metrics"].get(name), row.get("interval", {}).get(name)
+            shown = "" if value is None else f"{value:.3f}"
+            cells.append(shown + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""))
+        table.add_row(row["model"], str(row["n"]), *cells)
+    return table
+
+
+def show(stage: str, summary: Mapping[str, Any], config_path: str) -> None:
+    """A stage's summary: what was done, what failed, where it is, what comes next."""
+    out.print(f"\n[bold]{stage}[/]")
+    _SHOW[stage](summary)
+    out.print(f"  output   {summary['output']}")
+    out.print(f"  next     {_NEXT[stage].format(config=config_path, **summary)}")
+
+
+def _show_extract(summary: Mapping[str, Any]) -> None:
+    here = summary["rows_this_run"]
+    rate = f", {here / summary['seconds']:.1f} samples/s in {summary['seconds']:.1f} s" if here else ""
+    out.print(f"  rows     {summary['rows']} in {summary['partitions']} files; {here} done now{rate}")
+    out.print(f"  failed   {summary['failed_rows']} rows")
+    if summary["failures"]:
+        out.print(failure_table(summary["failures"]))
+    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["stage_seconds"].items())
+    out.print(f"  actors   {summary['actors']} ({summary['placement']}); seconds in all of them: {stages}")
+
+
+def _show_train(summary: Mapping[str, Any]) -> None:
+    out.print(
+        f"  epochs   {len(summary['history'])}, best {summary['best_epoch']} by {summary['monitor']}; "
+        f"{summary['workers']} workers, {summary['seconds']:.1f} s"
+    )
+    out.print(results_table(summary["rows"]))
+
+
+def _show_tune(summary: Mapping[str, Any]) -> None:
+    out.print(f"  trials   {summary['trials']} ({summary['failed']} failed) in {summary['seconds']:.1f} s")
+    out.print(f"  best     {summary['monitor']} {summary['best_value']:.4f} with {summary['best_settings']}")
+    out.print(f"  table    {summary['table']}")
+
+
+def _show_score(summary: Mapping[str, Any]) -> None:
+    rate = f", {summary['rows_this_run'] / summary['seconds']:.0f} rows/s" if summary["rows_this_run"] else ""
+    out.print(f"  rows     {summary['rows']}; {summary['rows_this_run']} done now{rate}")
+    out.print(f"  without  {summary['unpredicted']} rows had nothing to predict from")
+
+
+_SHOW = {"extract": _show_extract, "train": _show_train, "tune": _show_tune, "score": _show_score}
+_NEXT = {
+    "extract": "mmray train {config}",
+    "train": "mmray score {config}",
+    "tune": "mmray train {best_config}",
+    "score": "mmray report {config}",
+}
