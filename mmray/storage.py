@@ -26,6 +26,9 @@ __all__ = ["SCHEMES", "Storage", "absolute", "join", "parent", "scheme_of"]
 
 SCHEMES = ("", "file", "s3")
 
+# s3fs repeats whole calls, each of which botocore repeats already; only a body cut off needs it.
+BODY_ATTEMPTS = 2
+
 
 def scheme_of(uri: str) -> str:
     """`s3://bucket/key` → `s3`; a plain path → ``."""
@@ -72,12 +75,17 @@ class Storage:
         scheme = scheme_of(uri)
         if scheme not in SCHEMES:
             raise StorageError(f"{uri}: unknown scheme {scheme!r}; use a local path or s3://")
+        if "\0" in uri:
+            raise StorageError(f"{uri!r}: a path cannot hold a null character")
         if scheme != "s3":
             return fsspec.filesystem("file"), absolute(uri)
-        try:
-            return fsspec.filesystem("s3", **self._s3_options()), uri.removeprefix("s3://")
-        except Exception as error:
-            raise StorageError(f"{uri}: cannot reach S3: {error}") from error
+        endpoint = self._endpoint_url()
+        if endpoint and not endpoint.startswith(("http://", "https://")):
+            setting = "storage.endpoint_url" if self.config.endpoint_url else "AWS_ENDPOINT_URL"
+            raise StorageError(f"{uri}: {setting} is {endpoint!r}; it must start with http:// or https://")
+        filesystem = fsspec.filesystem("s3", **self._s3_options())
+        filesystem.retries = BODY_ATTEMPTS
+        return filesystem, uri.removeprefix("s3://")
 
     def arrow(self, uri: str) -> "tuple[pyarrow.fs.FileSystem, str]":
         """The same as a pyarrow filesystem, as Ray Train and Ray Tune take it."""
@@ -104,7 +112,10 @@ class Storage:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             temporary = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{uuid.uuid4().hex}.tmp"
             try:
-                Path(temporary).write_bytes(data)
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())  # a crashed machine must not keep the name and lose the bytes
                 os.replace(temporary, path)
             finally:
                 Path(temporary).unlink(missing_ok=True)
@@ -117,6 +128,8 @@ class Storage:
             if isinstance(error.__cause__, FileNotFoundError):
                 return None
             raise
+        except ValueError as error:
+            raise StorageError(f"{uri}: not valid JSON: {error}") from error
 
     def write_json(self, uri: str, value: Any) -> None:
         """`value` as a readable JSON file, whole or not at all."""
@@ -135,22 +148,30 @@ class Storage:
             return int(filesystem.size(path) or 0)
 
     def names(self, folder: str) -> set[str]:
-        """Names of the entries directly below `folder`; empty where it does not exist."""
+        """Names of the entries directly below `folder`; empty where there is no such folder."""
         with self.faults(folder):
             filesystem, path = self.filesystem(folder)
             try:
                 entries = filesystem.ls(path, detail=False, refresh=True)
             except FileNotFoundError:
                 return set()
-            return {name for entry in entries if (name := entry.rstrip("/").rpartition("/")[2])}
+            folder_itself = path.rstrip("/")  # listed where it is a file
+            below = {entry.rstrip("/") for entry in entries} - {folder_itself}
+            return {entry.rpartition("/")[2] for entry in below}
 
     def copy_down(self, uri: str, folder: str) -> str:
         """A folder of storage as a local folder: `uri` itself where it is local, else a copy."""
-        if scheme_of(uri) != "s3":
-            return absolute(uri)
         with self.faults(uri):
             filesystem, path = self.filesystem(uri)
-            filesystem.get(path.rstrip("/") + "/", folder.rstrip("/") + "/", recursive=True)
+            if scheme_of(uri) != "s3":
+                os.scandir(path).close()  # raises where it is not a readable folder
+                return path
+            above = path.rstrip("/") + "/"
+            files = [file for file in filesystem.find(path) if file.startswith(above)]
+            if not files:
+                raise FileNotFoundError(path)
+            # Lists, because a single path would be expanded as a pattern.
+            filesystem.get(files, [f"{folder.rstrip('/')}/{file.removeprefix(above)}" for file in files])
         return folder
 
     @contextlib.contextmanager
@@ -161,40 +182,44 @@ class Storage:
             MediaError: `missing_file` or `fetch_failed`.
 
         """
-        try:
-            filesystem, path = self.filesystem(uri)
-        except StorageError as error:
-            raise MediaError("fetch_failed", str(error)) from error
-        if scheme_of(uri) != "s3":
-            if not os.path.exists(path):
-                raise MediaError("missing_file", uri)
-            yield path
-            return
-        suffix = os.path.splitext(path)[1]
-        with tempfile.NamedTemporaryFile(prefix="mmray-", suffix=suffix) as copy:
+        with contextlib.ExitStack() as stack:
             try:
-                filesystem.get_file(path, copy.name)
-            except FileNotFoundError:
-                raise MediaError("missing_file", uri) from None
-            except Exception as error:
-                raise MediaError("fetch_failed", f"{uri}: {_first_line(error)}") from error
-            yield copy.name
+                with self.faults(uri):
+                    filesystem, path = self.filesystem(uri)
+                    if scheme_of(uri) == "s3":
+                        suffix = os.path.splitext(path)[1]
+                        copy = stack.enter_context(
+                            tempfile.NamedTemporaryFile(prefix="mmray-", suffix=suffix)
+                        )
+                        filesystem.get_file(path, copy.name)
+                        path = copy.name
+                    else:
+                        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+            except StorageError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    raise MediaError("missing_file", uri) from error
+                raise MediaError("fetch_failed", str(error)) from error
+            yield path
+
+    def _endpoint_url(self) -> str | None:
+        environment = os.environ
+        return (
+            self.config.endpoint_url
+            or environment.get("AWS_ENDPOINT_URL_S3")
+            or environment.get("AWS_ENDPOINT_URL")
+        )
 
     def _s3_options(self) -> dict[str, Any]:
         config = self.config
-        client: dict[str, Any] = {"region_name": config.region} if config.region else {}
-        endpoint = (
-            config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        )
         return {
             "anon": config.anonymous,
             "profile": config.profile,
-            "endpoint_url": endpoint,
-            "client_kwargs": client,
+            "endpoint_url": self._endpoint_url(),
+            "client_kwargs": {"region_name": config.region} if config.region else {},
             "config_kwargs": {
-                "retries": {"max_attempts": config.max_attempts, "mode": "standard"},
-                "connect_timeout": 10,
-                "read_timeout": 60,
+                "retries": {"total_max_attempts": config.max_attempts, "mode": "standard"},
+                "connect_timeout": 5,
+                "read_timeout": 30,
             },
             "use_listings_cache": False,
         }
@@ -204,27 +229,31 @@ class Storage:
         """Storage's own errors as ours, with the path and what to check."""
         try:
             yield
-        except StorageError:
-            raise
-        except FileNotFoundError as error:
-            raise StorageError(f"{uri}: no such file or bucket") from error
-        except PermissionError as error:
-            hint = (
-                "; check the keys (AWS_ACCESS_KEY_ID, …), storage.profile and the bucket's policy"
-                if scheme_of(uri) == "s3"
-                else ""
-            )
-            raise StorageError(f"{uri}: access denied ({_first_line(error)}){hint}") from error
         except Exception as error:
-            if not _from_storage(error):
+            if isinstance(error, StorageError) or not _from_storage(error):
                 raise
-            where = f" at {endpoint}" if (endpoint := self._s3_options()["endpoint_url"]) else ""
-            hint = (
-                f"; check the keys, storage.endpoint_url and the network{where}"
-                if scheme_of(uri) == "s3"
-                else ""
-            )
-            raise StorageError(f"{uri}: {_first_line(error)}{hint}") from error
+            explained = self._explain_s3(error) if scheme_of(uri) == "s3" else _explain_local(error)
+            raise StorageError(f"{uri}: {explained}") from error
+
+    def _explain_s3(self, error: Exception) -> str:
+        from botocore.exceptions import NoCredentialsError, ParamValidationError, ProfileNotFound
+
+        fault = _one_line(error)
+        if isinstance(error, FileNotFoundError):
+            return "no such file or bucket"
+        if isinstance(error, PermissionError):
+            return f"access denied ({fault}); check the keys, storage.profile and the bucket's policy"
+        if isinstance(error, NoCredentialsError):
+            return "no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile"
+        if isinstance(error, ProfileNotFound | ParamValidationError):
+            return fault
+        return f"{fault}; check storage.endpoint_url ({self._endpoint_url() or 'AWS'}) and the network"
+
+
+def _explain_local(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder"
+    return (getattr(error, "strerror", None) or _one_line(error)).lower()
 
 
 def _from_storage(error: Exception) -> bool:
@@ -236,5 +265,5 @@ def _from_storage(error: Exception) -> bool:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -99,6 +99,7 @@ def _weed_command(weed: str, s3: S3, folder: str) -> list[str]:
         "server",
         "-s3",
         "-ip=127.0.0.1",
+        "-s3.autoCreateBucket=false",
         f"-dir={folder}",
         f"-s3.config={identities}",
         f"-filer.localSocket={folder}/filer.sock",
