@@ -11,7 +11,7 @@ null. Between the two pools a partition travels as one Arrow table of plain bina
 
 import contextlib
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ class Prepared:
     samples: pa.Table
     steps: dict[str, list[Step | None]]
     errors: list[list[dict[str, Any]]]
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Spent in `fetch` and `decode`."""
 
 
@@ -86,7 +86,7 @@ class Preparation:
         return prepared
 
     def _step(
-        self, name: str, feature: Feature, sample: dict, media: "_LocalMedia", seconds: Counter[str]
+        self, name: str, feature: Feature, sample: dict, media: "_LocalMedia", seconds: dict[str, float]
     ) -> Step:
         value = sample[feature.source]
         if value is None and feature.source == "audio":
@@ -182,7 +182,7 @@ def _error_entry(modality: str, error: MediaError) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _timed(seconds: Counter[str], stage: str) -> Iterator[None]:
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     try:
         yield
@@ -310,7 +310,7 @@ def from_arrow(table: pa.Table) -> Prepared:
         samples,
         {name: [_step_at(table, name, row) for row in range(table.num_rows)] for name in names},
         table["errors"].to_pylist(),
-        Counter(dict(table["seconds"][0].as_py()) if table.num_rows else {}),
+        defaultdict(float, table["seconds"][0].as_py() if table.num_rows else {}),
     )
 
 

@@ -41,14 +41,20 @@ def check(config: Config, config_path: str) -> None:
             told = [error for error in row["errors"] if error["modality"] == name]
             width = encoding.shapes[name].dim
             shape = f"{row[f'{name}_length']} × {width if width else 'words'}"
-            console.out.print(f"    {name}: " + (f"{told[0]['reason']}: {told[0]['detail']}" if told else shape))
+            console.out.print(
+                f"    {name}: " + (f"{told[0]['reason']}: {told[0]['detail']}" if told else shape)
+            )
 
     here = [Node(os.cpu_count() or 1, torch.cuda.device_count())]
     pools = plan_extract(config.extract, here, plan.partitions)
     workers = plan_train(config.train, here)
     console.out.print(f"on this machine ({here[0].cpus:g} CPU, {here[0].gpus:g} GPU)")
-    console.out.print(f"  extract {pools.placement}: {pools.actors}" + (f" → {pools.encoders}" if pools.encoders else ""))
-    console.out.print(f"  train   {workers.count} workers × {workers.cpus:g} CPU" + (", a GPU each" if workers.gpu else ""))
+    console.out.print(
+        f"  extract {pools.placement}: {pools.actors}" + (f" → {pools.encoders}" if pools.encoders else "")
+    )
+    console.out.print(
+        f"  train   {workers.count} workers × {workers.cpus:g} CPU" + (", a GPU each" if workers.gpu else "")
+    )
     console.out.print(f"  score   {plan_score(config.score, here, plan.partitions)}")
     if config.tune.space:
         console.out.print(f"  tune    {config.tune.trials} trials, {plan_tune(config.tune, here)} at a time")

@@ -4,6 +4,7 @@ Also the one way in which stages run a table's partitions through pools of actor
 imported only when a stage connects: a finished stage, and every fault before it, answer without it.
 """
 
+import contextlib
 import logging
 import os
 import pickle
@@ -15,7 +16,7 @@ import pyarrow as pa
 from mmray.errors import MmrayError, PlanError
 from mmray.plan import Node, Pool
 
-__all__ = ["connect", "nodes", "stream_partitions"]
+__all__ = ["connect", "nodes", "stream_partitions", "use_own_cpus"]
 
 
 FAULT = "mmray.fault"
@@ -27,16 +28,20 @@ def connect(address: str | None = None) -> None:
     Raises:
         PlanError: if no cluster answers at the address.
     """
-    ray = _import_ray()
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    with _no_stderr():
+        import ray
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(address="local", include_dashboard=False, **quiet)
+        with _no_stderr():
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                ray.init(address="local", include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
         raise PlanError(f"{where}: {error}") from error
@@ -67,6 +72,7 @@ def stream_partitions(
     """
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None
     context.enable_progress_bars = False
@@ -83,7 +89,8 @@ def stream_partitions(
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
         )
-    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    blocks: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for block in blocks:
         if FAULT in block.column_names:
             raise pickle.loads(block[FAULT][0].as_py())
         yield from block.to_pylist()
@@ -113,18 +120,23 @@ class _Stage:
             return pa.table({FAULT: [pickle.dumps(fault)]})
 
 
-def _import_ray() -> Any:
-    """Ray, with its internals kept off stderr (their log level is read at import, and announced there)."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+def use_own_cpus() -> None:
+    """In an actor: as many torch threads as it has CPUs, else actors of one machine fight for its cores."""
+    import ray
+    import torch
+
+    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
+    torch.set_num_threads(max(1, int(cpus)))
+
+
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Keeps what Ray's core writes on the process's stderr when it starts off the screen."""
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        import ray
+        yield
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nowhere)
-    for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return ray

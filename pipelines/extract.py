@@ -9,7 +9,7 @@ features is written first and compared ever after.
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -121,8 +121,9 @@ class Decode:
 
     def __init__(self, config: Config, storage: Storage, plan: SamplePlan):
         from mmray.extraction import Preparation
+        from pipelines.cluster import use_own_cpus
 
-        _one_thread()
+        use_own_cpus()
         self.storage = storage
         self.plan = plan
         self.prepare = Preparation(config.features, storage)
@@ -172,30 +173,22 @@ class DecodeAndEncode:
     def __call__(self, block: pa.Table) -> pa.Table:
         (partition,) = block["partition"].to_pylist()
         samples = self.plan.read(self.storage, partition)
-        seconds: Counter[str] = Counter()
+        seconds: dict[str, float] = defaultdict(float)
         tables = []
         for at in range(0, samples.num_rows, self.slice_samples):
             prepared = self.prepare(samples.slice(at, self.slice_samples))
             tables.append(self.encode(prepared))
-            seconds.update(prepared.seconds)
+            _add(seconds, prepared.seconds)
         return _write(self.storage, self.folder, partition, pa.concat_tables(tables), seconds)
-
-
-def _one_thread() -> None:
-    """As many torch threads as the actor has CPUs, else actors on one machine fight for its cores."""
-    import ray
-    import torch
-
-    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-    torch.set_num_threads(max(1, int(cpus)))
 
 
 def _encoding(config: Config) -> Any:
     import torch
 
     from mmray.extraction import Encoding
+    from pipelines.cluster import use_own_cpus
 
-    _one_thread()
+    use_own_cpus()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Encoding(config.features, config.targets, encode_batch=config.extract.encode_batch, device=device)
 
@@ -218,14 +211,14 @@ class Tally:
         self.rows = 0
         self.failed_rows = 0
         self.by_reason: Counter[tuple[str, str]] = Counter()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
 
     def add(self, report: dict[str, Any]) -> None:
         """Count one partition's report."""
         self.rows += report["rows"]
         self.failed_rows += report["failed_rows"]
         self.by_reason.update({(m, r): n for m, r, n in json.loads(report["failures"])})
-        self.seconds.update(json.loads(report.get("seconds", "{}")))
+        _add(self.seconds, json.loads(report.get("seconds", "{}")))
 
     def failures(self) -> list[dict[str, Any]]:
         """The most frequent first."""
@@ -241,6 +234,11 @@ class Tally:
                 f"{self.failed_rows} of {self.rows} samples failed, more than extract.max_failed_fraction "
                 f"= {max_failed_fraction:g} allows: {top}; what is written stays, the same command goes on"
             )
+
+
+def _add(total: dict[str, float], more: dict[str, float]) -> None:
+    for stage, seconds in more.items():
+        total[stage] += seconds
 
 
 def _count(rows: pa.Table) -> dict[str, Any]:

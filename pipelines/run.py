@@ -1,13 +1,12 @@
 """The whole journey: extract → train → score → report."""
 
+from mmray.config import Config
+from mmray.storage import Storage
 from pipelines import console
 from pipelines.extract import extract
 from pipelines.report import write_report
 from pipelines.score import score
 from pipelines.train import train
-
-from mmray.config import Config
-from mmray.storage import Storage
 
 __all__ = ["run_all"]
 
