@@ -7,6 +7,7 @@ holds more than one partition, however many rows there are. Ids are compared by 
 row), and by name only where two hashes meet.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -123,9 +124,7 @@ def _write_plan(
             storage.write(f"{folder}/samples-{files:05d}.parquet", sink.getvalue())
         files, groups = files + 1, []
 
-    # Two passes: a plan is written only for a manifest without a fault.
-    for _ in _checked_rows(config, storage):
-        pass
+    # A manifest with a fault raises after its last row: what was written lacks its index, so is no plan.
     for chunk in _chunks(_checked_rows(config, storage), size):
         table = pa.Table.from_pylist(chunk, schema=schema)
         digest.update(json.dumps(chunk, sort_keys=True, ensure_ascii=False).encode())
@@ -195,6 +194,8 @@ def _checked_rows(config: Config, storage: Storage) -> Iterator[dict]:
             yield row
 
     missing = _missing_columns(config, theirs, seen_columns) if seen_columns else []
+    if seen_columns and theirs["sample_id"] not in seen_columns:
+        faults, fault_count = [], 0  # every row lacks it: said once
     faults, fault_count = [*missing, *faults], fault_count + len(missing)
     if not missing:
         duplicates = _duplicates(hashes, manifest, storage, theirs["sample_id"])
@@ -242,7 +243,7 @@ def _convert(raw: dict, theirs: dict[str, str], config: Config, folder: str) -> 
         except ValueError as error:
             row[ours] = None
             faults.append(f"{column}: {error}")
-    if theirs["sample_id"] in raw and row["sample_id"] is None and not faults:
+    if row["sample_id"] is None and not faults:
         faults.append(f"{theirs['sample_id']}: is empty")
     start_s, end_s = row["start_s"], row["end_s"]
     if (start_s is not None and start_s < 0) or (end_s is not None and end_s <= (start_s or 0)):
@@ -311,9 +312,9 @@ def _duplicates(hashes: array, manifest: str, storage: Storage, column: str) -> 
         return []
     lines: dict[str, list[int]] = {}
     for line, raw in _raw_rows(manifest, storage):
-        sample_id = str(raw.get(column))
-        if _hash(sample_id) in suspects:
-            lines.setdefault(sample_id, []).append(line)
+        with contextlib.suppress(ValueError):  # an id of another type is a fault of its own
+            if _hash(sample_id := _label(raw.get(column))) in suspects:
+                lines.setdefault(sample_id, []).append(line)
     return [
         f"{column} {sample_id!r} stands on lines {', '.join(map(str, where[:5]))}"
         + (" …" if len(where) > 5 else "")
