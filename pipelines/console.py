@@ -1,5 +1,6 @@
 """What a person sees while a stage works and when it ends: progress on stderr, summaries on stdout."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,10 @@ from rich.table import Table
 
 __all__ = ["err", "failure_table", "out", "progress", "results_table"]
 
-out = Console(highlight=False)
+MAIN_METRICS = ("accuracy", "f1_macro", "mae", "correlation")
+
+# Not a terminal: a table is for a file or a log, which must not be folded at 80.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False)
 
 
@@ -34,7 +38,7 @@ class Meter:
 
 
 @contextmanager
-def progress(what: str, *, total: int, done: int = 0) -> Iterator[Meter]:
+def progress(what: str, *, total: int | None, done: int = 0) -> Iterator[Meter]:
     """A progress bar on stderr; plain silence where stderr is no terminal."""
     bar = Progress(
         TextColumn("{task.description}"),
@@ -61,19 +65,23 @@ def failure_table(failures: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row a model: majority, each modality alone, fused."""
-    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    """One row a model (majority, each modality alone, fused), the main metrics, their 95 % intervals."""
+    shown = [
+        name
+        for name in dict.fromkeys(name for row in rows for name in row["metrics"])
+        if name.rpartition("/")[2] in MAIN_METRICS
+    ]
     table = Table(title="test split", title_justify="left", box=None, header_style="bold", pad_edge=False)
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     table.add_column("n", justify="right")
-    for name in metrics:
-        table.add_column(name, justify="right")
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         cells = []
-        for name in metrics:
-            value, interval = row["metrics"].get(name), row.get("interval", {}).get(name)
-            shown = "" if value is None else f"{value:.3f}"
-            cells.append(shown + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""))
+        for name in shown:
+            value, interval = row["metrics"].get(name), row["interval"].get(name)
+            number = "–" if value is None else f"{value:.3f}"
+            cells.append(number + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""))
         table.add_row(row["model"], str(row["n"]), *cells)
     return table
 

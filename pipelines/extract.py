@@ -193,7 +193,9 @@ def _encoding(config: Config) -> Any:
     return Encoding(config.features, config.targets, encode_batch=config.extract.encode_batch, device=device)
 
 
-def _write(storage: Storage, folder: str, partition: int, rows: pa.Table, seconds: dict[str, float]) -> pa.Table:
+def _write(
+    storage: Storage, folder: str, partition: int, rows: pa.Table, seconds: dict[str, float]
+) -> pa.Table:
     start = time.perf_counter()
     size = write_partition(storage, folder, partition, rows)
     seconds["write"] += time.perf_counter() - start

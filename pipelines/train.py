@@ -22,7 +22,7 @@ from mmray.partitions import read_table
 from mmray.plan import Workers, plan_train
 from mmray.storage import Storage, absolute
 from pipelines import console
-from pipelines.epochs import EpochFeed, watch_epochs
+from pipelines.epochs import EpochFeed, watch_training
 from pipelines.extract import features_folder
 
 __all__ = ["load_features", "require_features", "train"]
@@ -172,7 +172,7 @@ def _fit_on_workers(
         ),
         torch_config=TorchConfig(backend="nccl" if workers.gpu else "gloo"),
     )
-    with watch_epochs(epochs, config, storage, config.path("train", run, "tensorboard")):
+    with watch_training(epochs, config, storage, config.path("train", run, "tensorboard")):
         try:
             outcome = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:

@@ -8,6 +8,7 @@ interrupted search goes on where it was.
 import csv
 import io
 import math
+import os
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from mmray.errors import ConfigError, TableError
 from mmray.fingerprint import hash_of
 from mmray.plan import plan_tune
 from mmray.storage import Storage, absolute
+from pipelines.epochs import EpochFeed, watch_trials
 from pipelines.train import check_targets, load_features, require_features
 
 __all__ = ["tune"]
@@ -38,7 +40,9 @@ def tune(config: Config, address: str | None = None) -> dict[str, Any]:
     cluster.connect(address)
     concurrent = plan_tune(config.tune, cluster.nodes())
     start = time.perf_counter()
-    results = _search(config, storage, features, concurrent)
+    epochs = EpochFeed.start()
+    with watch_trials(epochs, min if _mode(config) == "min" else max):
+        results = _search(config, storage, features, concurrent, epochs)
     trials = _trial_rows(results, config)
     best = trials[0]
     if math.isnan(best["best"]):
@@ -78,7 +82,7 @@ def _check_space(config: Config) -> None:
         raise ConfigError("config", faults)
 
 
-def _search(config: Config, storage: Storage, features: str, concurrent: int) -> Any:
+def _search(config: Config, storage: Storage, features: str, concurrent: int, epochs: Any) -> Any:
     """Run the trials that are not done yet; all of them as Ray Tune's result grid."""
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler
@@ -86,11 +90,14 @@ def _search(config: Config, storage: Storage, features: str, concurrent: int) ->
 
     data = load_features(config, storage, list(config.features))
     trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(run_trial, config=config, data=data.subset(data.split != "test")),
+        ray_tune.with_parameters(
+            run_trial, config=config, data=data.subset(data.split != "test"), epochs=epochs
+        ),
         {"CPU": config.tune.cpus_per_trial, "GPU": config.tune.gpus_per_trial},
     )
     filesystem, path = storage.arrow(absolute(config.path("tune")))
     name = _search_name(config, features)
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0: Tune's own tables stay away
     if ray_tune.Tuner.can_restore(f"{path}/{name}", storage_filesystem=filesystem):
         tuner = ray_tune.Tuner.restore(
             f"{path}/{name}", trainable, resume_unfinished=True, storage_filesystem=filesystem
@@ -118,7 +125,7 @@ def _search(config: Config, storage: Storage, features: str, concurrent: int) ->
     return tuner.fit()
 
 
-def run_trial(settings: dict[str, Any], config: Config, data: Any) -> None:
+def run_trial(settings: dict[str, Any], config: Config, data: Any, epochs: Any) -> None:
     """What a trial does: fit with these settings, report every epoch."""
     import torch
     from ray import tune as ray_tune
@@ -134,6 +141,7 @@ def run_trial(settings: dict[str, Any], config: Config, data: Any) -> None:
     def report(metrics: dict[str, float], save: Any) -> None:
         values.append(metrics[monitor])
         best = values[int(metrics["best_epoch"]) - 1]
+        epochs.put.remote({"trial": ray_tune.get_context().get_trial_id(), "best": best})
         ray_tune.report({**metrics, "monitored": metrics[monitor], "best": best})
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
