@@ -31,7 +31,8 @@ class ConcatFusion(nn.Module):
     def __init__(self, widths: Mapping[str, int], hidden: int, dropout: float = 0.0):
         super().__init__()
         self.absent = NamedModules({name: _Constant(width) for name, width in widths.items()})
-        self.layer = nn.Sequential(nn.Linear(sum(widths.values()), hidden), nn.ReLU(), nn.Dropout(dropout))
+        self.linear = nn.Linear(sum(widths.values()), hidden)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """{m: [B, H_m]} → [B, F]."""
@@ -39,7 +40,7 @@ class ConcatFusion(nn.Module):
             torch.where(present[name][:, None], vectors[name], self.absent[name]())
             for name in self.absent.names
         ]
-        return self.layer(torch.cat(parts, dim=1))
+        return self.dropout(self.linear(torch.cat(parts, dim=1)).relu())
 
 
 class LateFusion(nn.Module):

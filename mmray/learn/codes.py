@@ -122,7 +122,12 @@ def fit_codes(
         numbers = values[train & ~np.isnan(values)]
         if not len(numbers):
             raise SamplesError(f"target {name}: no sample of the train split has a value")
-        return NumberCodes(float(numbers.mean()), float(usable_std(numbers.mean(), numbers.std())))
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, std = numbers.mean(), numbers.std()
+        if not np.isfinite(std):
+            extreme = ids[train][np.nanargmax(np.abs(values[train]))]
+            raise SamplesError(f"target {name}: the train split's values overflow; look at sample {extreme}")
+        return NumberCodes(float(mean), float(usable_std(mean, std)))
     labels = sorted({label for label in values[train] if label is not None})
     if not labels:
         raise SamplesError(f"target {name}: no sample of the train split has a label")

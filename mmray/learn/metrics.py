@@ -10,8 +10,6 @@ import warnings
 
 import numpy as np
 import torch
-from torchmetrics import functional as tm
-from torchmetrics.functional import classification as tmc
 
 __all__ = [
     "bootstrap_interval",
@@ -43,27 +41,36 @@ def target_metrics(predicted: np.ndarray, truth: np.ndarray, classes: int | None
         names = ("mae", "correlation") if classes is None else _CLASS_METRICS
         return dict.fromkeys(names, math.nan)
     a, b = torch.as_tensor(predicted), torch.as_tensor(truth)
-    if classes is None:
-        return {"mae": float(tm.mean_absolute_error(a, b)), "correlation": _correlation(a, b)}
-    c = max(classes, 2)  # torchmetrics refuses a single class
-    return {
-        "accuracy": float(tmc.multiclass_accuracy(a, b, c, average="micro")),
-        "f1_macro": float(tmc.multiclass_f1_score(a, b, c, average="macro")),
-        "precision_macro": float(tmc.multiclass_precision(a, b, c, average="macro")),
-        "recall_macro": float(tmc.multiclass_recall(a, b, c, average="macro")),
-    }
+    return _number_metrics(a, b) if classes is None else _class_metrics(a, b, classes)
 
 
 _CLASS_METRICS = ("accuracy", "f1_macro", "precision_macro", "recall_macro")
 
+# torchmetrics is imported where it is used: it brings torchvision and transformers, 4 s and 250 MB that
+# workers which only train or predict need not spend.
 
-def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Pearson's r; NaN for fewer than two rows or where either side is constant."""
-    if len(a) < 2 or a.min() == a.max() or b.min() == b.max():
-        return math.nan
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The variance of predictions or target is close to zero")
-        return float(tm.pearson_corrcoef(a.double(), b.double()))
+
+def _class_metrics(a: torch.Tensor, b: torch.Tensor, classes: int) -> dict[str, float]:
+    from torchmetrics.functional import classification as tm
+
+    c = max(classes, 2)  # torchmetrics refuses a single class
+    return {
+        "accuracy": float(tm.multiclass_accuracy(a, b, c, average="micro")),
+        "f1_macro": float(tm.multiclass_f1_score(a, b, c, average="macro")),
+        "precision_macro": float(tm.multiclass_precision(a, b, c, average="macro")),
+        "recall_macro": float(tm.multiclass_recall(a, b, c, average="macro")),
+    }
+
+
+def _number_metrics(a: torch.Tensor, b: torch.Tensor) -> dict[str, float]:
+    from torchmetrics import functional as tm
+
+    correlation = math.nan  # of fewer than two rows, or where either side is constant
+    if len(a) > 1 and a.min() < a.max() and b.min() < b.max():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The variance of predictions or target is close to zero")
+            correlation = float(tm.pearson_corrcoef(a, b))
+    return {"mae": float(tm.mean_absolute_error(a, b)), "correlation": correlation}
 
 
 def confusion_matrix(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:

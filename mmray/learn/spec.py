@@ -149,16 +149,15 @@ def feature_statistics(name: str, feature: Ragged, rows: np.ndarray) -> tuple[Te
 
     """
     steps = max(int(feature.lengths[rows].sum()), 1)
-    total = sum((chunk.sum(0) for chunk in _chunks(feature, rows)), np.zeros(feature.dim or 0))
-    mean = total / steps
-    squares = sum((((chunk - mean) ** 2).sum(0) for chunk in _chunks(feature, rows)), np.zeros_like(mean))
-    std = np.sqrt(squares / steps)
-    if not np.isfinite(std).all():
+    mean = sum((chunk.sum(0) for chunk in _chunks(feature, rows)), np.zeros(feature.dim or 0)) / steps
+    if not np.isfinite(mean).all():
         raise TableError(
             f"feature {name} holds values that are not finite in the train split "
             "(float16 overflows at 65504: extract it as float32)"
         )
-    return torch.from_numpy(mean).float(), torch.from_numpy(usable_std(mean, std)).float()
+    squares = sum((((chunk - mean) ** 2).sum(0) for chunk in _chunks(feature, rows)), np.zeros_like(mean))
+    std = usable_std(mean, np.sqrt(squares / steps))
+    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
 
 def _chunks(feature: Ragged, rows: np.ndarray, size: int = 1024) -> Iterator[np.ndarray]:

@@ -26,12 +26,12 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def targets() -> dict[str, Target]:
     return TARGETS
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_table() -> Callable[..., pa.Table]:
     """`make_table(n, seed=0, missing=0.2)`: n rows; `mood` is high where audio + video is above 0."""
     return _make_table

@@ -1,0 +1,112 @@
+import math
+
+import pytest
+import torch
+
+from mmray.fusion.encoders import PooledMLP, Recurrent, Transformer, masked_mean, sinusoidal_positions
+
+LENGTHS = torch.tensor([5, 1, 7, 3])
+
+ENCODERS = {
+    "mlp": lambda: PooledMLP(6, 8, layers=2),
+    "gru": lambda: Recurrent(6, 8, layers=2, cell="gru"),
+    "lstm": lambda: Recurrent(6, 8, cell="lstm"),
+    "bidirectional": lambda: Recurrent(6, 8, layers=2, cell="gru", bidirectional=True),
+    "transformer": lambda: Transformer(6, 8, layers=2, heads=2),
+}
+
+
+@pytest.fixture(params=ENCODERS)
+def encoder(request) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return ENCODERS[request.param]()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(len(LENGTHS), 7, 6, generator=torch.Generator().manual_seed(1))
+
+
+def with_padding(x: torch.Tensor, lengths: torch.Tensor, value: float) -> torch.Tensor:
+    steps = torch.arange(x.shape[1])
+    return torch.where((steps < lengths[:, None])[..., None], x, value)
+
+
+@pytest.mark.parametrize("garbage", [1e9, math.inf, math.nan])
+def test_values_in_the_padding_change_no_bit_of_output_and_gradient(encoder, x, garbage):
+    results = []
+    for value in (0.0, garbage):
+        encoder.zero_grad()
+        y = encoder(with_padding(x, LENGTHS, value), LENGTHS)
+        y.square().sum().backward()
+        results.append([y.detach(), *(p.grad.clone() for p in encoder.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_more_padding_and_other_rows_change_nothing(encoder, x):
+    alone = torch.cat([encoder(x[b : b + 1, :t], LENGTHS[b : b + 1]) for b, t in enumerate(LENGTHS)])
+    padded = encoder(torch.cat([x, torch.full((4, 9, 6), 3.0)], dim=1), LENGTHS)
+    torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_empty_rows_are_finite_and_leave_no_gradient(encoder, x):
+    lengths = torch.tensor([5, 0, 7, 0])
+    y = encoder(x.requires_grad_(), lengths)
+    assert y.shape == (4, encoder.width)
+    y.sum().backward()
+    assert torch.isfinite(y).all()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+    assert not x.grad[[1, 3]].any()
+    assert x.grad[[0, 2]].any()
+
+
+def test_output_does_not_depend_on_train_mode_without_dropout(encoder, x):
+    encoder.eval()
+    with torch.inference_mode():  # torch may take other kernels here
+        inferred = encoder(x, LENGTHS)
+    torch.testing.assert_close(encoder.train()(x, LENGTHS), inferred, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_recurrent_is_torchs_last_state_of_each_sequence_alone(x, cell, bidirectional):
+    encoder = Recurrent(6, 8, layers=2, cell=cell, bidirectional=bidirectional)
+    for b, length in enumerate(LENGTHS.tolist()):
+        _, state = encoder.rnn(x[b : b + 1, :length])
+        last = state[0] if cell == "lstm" else state  # [layers * directions, 1, H]
+        expected = last[-2:, 0].flatten() if bidirectional else last[-1, 0]
+        torch.testing.assert_close(encoder(x, LENGTHS)[b], expected)
+
+
+def test_transformer_is_torchs_layers_on_each_sequence_alone(x):
+    encoder = Transformer(6, 8, layers=2, heads=2)
+    for b, length in enumerate(LENGTHS.tolist()):
+        h = encoder.project(x[b : b + 1, :length]) + sinusoidal_positions(length, 8)
+        for layer in encoder.layers:
+            h = layer(h)
+        torch.testing.assert_close(encoder(x, LENGTHS)[b], encoder.norm(h)[0].mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_transformer_knows_the_order_and_the_mlp_does_not(x):
+    reversed_x = x[:, :5].flip(1)
+    lengths = torch.full((4,), 5)
+    transformer, mlp = Transformer(6, 8), PooledMLP(6, 8)
+    torch.testing.assert_close(mlp(reversed_x, lengths), mlp(x[:, :5], lengths))
+    assert (transformer(reversed_x, lengths) - transformer(x[:, :5], lengths)).abs().max() > 1e-3
+
+
+def test_masked_mean_is_the_mean_of_the_real_steps(x):
+    expected = torch.stack([x[b, :length].mean(0) for b, length in enumerate(LENGTHS)])
+    torch.testing.assert_close(masked_mean(x, LENGTHS), expected)
+    assert not masked_mean(x, torch.zeros(4, dtype=torch.int64)).any()
+
+
+@pytest.mark.parametrize("width", [6, 7])
+def test_positions_follow_the_formula(width):
+    table = sinusoidal_positions(5, width)
+    for t in range(5):
+        for j in range(width):
+            angle = t / 10_000 ** (2 * (j // 2) / width)
+            assert table[t, j].item() == pytest.approx(
+                math.cos(angle) if j % 2 else math.sin(angle), abs=1e-6
+            )
