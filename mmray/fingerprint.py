@@ -25,7 +25,7 @@ def feature_spec(config: Config) -> dict[str, Any]:
     for name, feature in config.features.items():
         features[name] = feature.model_dump(mode="json")
         if isinstance(feature, FramesFeature):
-            weights = weights_fingerprint(feature.encoder, feature.weights, feature.seed)
+            weights = weights_fingerprint(feature.weights, feature.seed)
             features[name]["weights"] = weights
         elif isinstance(feature, TextFeature):
             features[name]["model"] = weights_fingerprint(feature.model)

@@ -135,6 +135,14 @@ class Storage:
         """`value` as a readable JSON file, whole or not at all."""
         self.write(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
+    def require_writable(self, folder: str) -> None:
+        """Write an empty file below `folder` and remove it."""
+        probe = f"{folder}/.mmray-write-check"
+        self.write(probe, b"")
+        with self.faults(probe):
+            filesystem, path = self.filesystem(probe)
+            filesystem.rm_file(path)
+
     def exists(self, uri: str) -> bool:
         """Whether a file or folder is there."""
         with self.faults(uri):

@@ -25,7 +25,7 @@ def check(config: Config, config_path: str) -> None:
     from mmray.extraction import Encoding, Preparation
 
     storage = Storage(config.storage)
-    storage.check_writable(config.output)
+    storage.require_writable(config.output)
     with tempfile.TemporaryDirectory() as folder:
         plan = plan_samples(config, storage, folder)
         samples = plan.read(storage, 0).slice(0, SAMPLES_TRIED)

@@ -1,1 +1,1 @@
-"""Media bytes → frames, waveforms; every decoder's faults as one `MediaError`."""
+"""Media files → pictures and waveforms; every decoder's faults as one `MediaError`."""
