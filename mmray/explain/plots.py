@@ -1,0 +1,154 @@
+"""Numbers → matplotlib figures → SVG to put inline in a page.
+
+Figures are made without pyplot, so nothing is global and threads may draw. In the SVG, text stays text and
+takes the page's own colour and font (`currentColor`): the same figure reads well in light and dark.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
+from matplotlib.figure import Figure
+
+__all__ = ["confusion_figure", "scatter_figure", "scores_figure", "to_svg", "training_figure"]
+
+BLUE, ORANGE, GREY = "#3b82f6", "#f08c2e", "#8a94a3"
+INK = "#010203"  # stands for the page's own text colour
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mmray",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.color": GREY,
+    "ytick.labelcolor": INK,
+}
+MAX_WRITTEN_CLASSES = 16
+MAX_LETTERS = 24
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element; ids start with `name`, so that several fit in one page."""
+    text = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context(STYLE):
+        figure.savefig(text, format="svg", transparent=True, bbox_inches="tight", metadata=nothing)
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    return re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
+
+
+def training_figure(history: Sequence[Mapping[str, Any]], best_epoch: int, monitor: str) -> Figure:
+    """Losses, and the monitored metric where it is not the loss, by epoch; the best epoch marked.
+
+    `history` has `epoch`, `train_loss`, `val_loss` and `val/<monitor>`; None and NaN are left out.
+    """
+    epochs = [entry["epoch"] for entry in history]
+    panels = {"loss": [("train_loss", "train", BLUE), ("val_loss", "validation", ORANGE)]}
+    if monitor != "loss":
+        panels[monitor] = [(f"val/{monitor}", "validation", ORANGE)]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.4 * len(panels), 3.0), layout="constrained")
+        for axes, (title, curves) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items()):
+            for key, label, color in curves:
+                values = [_number(entry.get(key)) for entry in history]
+                axes.plot(epochs, values, color=color, label=label, marker="o", markersize=3)
+            axes.axvline(best_epoch, color=GREY, linestyle=":", label=f"best epoch, {best_epoch}")
+            axes.set_title(title)
+            axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(axis="y")
+            axes.legend(fontsize=9)
+    return figure
+
+
+def scores_figure(
+    metric: str,
+    models: Sequence[str],
+    values: Sequence[float | None],
+    intervals: Sequence[tuple[float, float] | None],
+) -> Figure:
+    """One metric of several models, from top to bottom, with intervals; the last stands out."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 0.7 + 0.34 * len(models)), layout="constrained")
+        axes = figure.subplots()
+        for y, (value, interval) in enumerate(zip(reversed(values), reversed(intervals))):
+            color = GREY if y else BLUE
+            if interval:
+                axes.plot(interval, [y, y], color=color, linewidth=2, solid_capstyle="butt")
+            axes.plot([_number(value)], [y], color=color, marker="o", markersize=7)
+        axes.set_yticks(range(len(models)), list(reversed(models)))
+        axes.set_ylim(-0.6, len(models) - 0.4)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        axes.set_title(metric)
+    return figure
+
+
+def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+    """Counts [C, C] (rows true, columns predicted), shaded by the share of the true class."""
+    size = len(classes)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    shades = LinearSegmentedColormap.from_list("shares", [to_rgba(BLUE, 0.0), to_rgba(BLUE, 0.8)])
+    side = min(1.2 + 0.42 * size, 7.5)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(side, side))
+        axes = figure.subplots()
+        axes.pcolormesh(shares, cmap=shades, vmin=0, vmax=1, edgecolors=to_rgba(GREY, 0.25), linewidth=0.5)
+        axes.set_aspect("equal")
+        axes.invert_yaxis()
+        font = 10 if size <= MAX_WRITTEN_CLASSES else max(4, 160 / size)
+        middles = np.arange(size) + 0.5
+        axes.set_xticks(
+            middles, list(classes), rotation=90 if max(map(len, classes)) > 3 else 0, fontsize=font
+        )
+        axes.set_yticks(middles, list(classes), fontsize=font)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        if size <= MAX_WRITTEN_CLASSES:
+            for row, column in np.argwhere(counts):
+                axes.text(column + 0.5, row + 0.5, str(counts[row, column]), ha="center", va="center")
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.set_title(title)
+    return figure
+
+
+def scatter_figure(truth: Sequence[float], predicted: Sequence[float], title: str) -> Figure:
+    """Predicted numbers against the true ones, and the line on which they would be equal."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4, 3.8), layout="constrained")
+        axes = figure.subplots()
+        low, high = min(*truth, *predicted), max(*truth, *predicted)
+        axes.plot([low, high], [low, high], color=GREY, linestyle=":")
+        axes.plot(truth, predicted, color=BLUE, alpha=0.6, linestyle="", marker="o", markersize=4)
+        axes.set_aspect("equal")
+        axes.grid()
+        axes.set_xlabel("true")
+        axes.set_ylabel("predicted")
+        axes.set_title(title)
+    return figure
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
