@@ -102,10 +102,11 @@ def fit(
     spec = make_spec(model_config, train_config, data, features, targets, features_fingerprint)
     examples = spec.examples(data)
     rows, counts = _usable_rows(examples, data.split)
+    in_train = np.flatnonzero(data.split == "train")
 
     _seed(train_config.seed, 0, 0)
     model = spec.build()
-    model.set_statistics(*_statistics(spec, examples, rows["train"]))
+    model.set_statistics(*_statistics(spec, examples, in_train))
     model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=train_config.learning_rate, weight_decay=train_config.weight_decay
@@ -143,7 +144,7 @@ def fit(
     if len(rows["test"]):
         outputs = _all_outputs(model, examples, rows["test"], train_config.batch_size, worker)
         if rank == 0:
-            test = test_report(spec, examples, rows["train"], rows["test"], outputs)
+            test = test_report(spec, examples, in_train, rows["test"], outputs)
         test = worker.from_first(test)
     return FitResult(
         model.eval(), Snapshot(spec, best_weights, history, current, optimizer.state_dict(), test), counts
@@ -176,7 +177,7 @@ def _usable_rows(
 def _statistics(
     spec: ModelSpec, examples: Examples, train: np.ndarray
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
-    """Scales of the vector features and priors of the targets, from the rows trained on."""
+    """Scales of the vector features and priors of the targets, from these rows."""
     scales = {
         name: feature_statistics(name, examples.features[name], train)
         for name, shape in spec.shapes.items()

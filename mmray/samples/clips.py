@@ -65,11 +65,11 @@ _OPENINGS = (
     "In the kitchen",
 )
 _HINTS = {
-    "pleasant": ("everything went well", "they brought good news", "it was a lovely surprise"),
-    "unpleasant": ("everything went wrong", "they brought bad news", "it was a nasty surprise"),
-    "aroused": ("we had to hurry", "everybody was wide awake", "nobody could sit still"),
-    "quiet": ("we had plenty of time", "everybody was half asleep", "nobody wanted to move"),
-    "neither": ("we took the blue bus", "somebody read the list", "it was about a green coat"),
+    "pleasant": ("everything went well", "they brought good news"),
+    "unpleasant": ("everything went wrong", "they brought bad news"),
+    "aroused": ("everybody was wide awake", "we had to hurry"),
+    "quiet": ("everybody was half asleep", "we had time to rest"),
+    "neither": ("everybody took the bus", "they brought a green coat"),
 }
 _ENDINGS = (
     "and my sister called",
@@ -139,8 +139,8 @@ def draw_frames(clip: Clip) -> np.ndarray:
     background = _colour(light * (145 + tint + rng.normal(0, 12, 3)))
     skin = _colour(light * np.array(_SKINS[rng.integers(len(_SKINS))]))
     ink = _colour(rng.uniform(10, 50, 3))
-    radius = rng.uniform(30, 38)
-    centre = np.array([WIDTH / 2, HEIGHT / 2]) + rng.uniform(-1, 1, 2) * (10, 4)
+    radius = rng.uniform(31, 38)
+    centre = np.array([WIDTH / 2, HEIGHT / 2]) + rng.uniform(-1, 1, 2) * (8, 4)
     sway, sway_hz, phase = rng.uniform(1, 4), rng.uniform(0.3, 2), rng.uniform(0, 2 * np.pi)
     frames = []
     for t in range(clip.frames):
@@ -172,6 +172,10 @@ def _plan(index: int, emotion: str, split: str, damage: str | None, seed: int) -
         ["pleasant" if valence > 0 else "unpleasant", "aroused" if arousal > 0 else "quiet", "neither"],
         p=[0.45, 0.45, 0.10],
     )
+    # What the words hint at, the face (or the sound) may leave open.
+    open_ = rng.uniform() < 0.15
+    seen = 0.0 if open_ and hint in ("pleasant", "unpleasant") else valence
+    heard = 0.0 if open_ and hint in ("aroused", "quiet") else arousal
     words = (rng.choice(_OPENINGS), rng.choice(_HINTS[hint]), rng.choice(_ENDINGS))
     return Clip(
         sample_id=f"clip_{index:04d}",
@@ -181,10 +185,10 @@ def _plan(index: int, emotion: str, split: str, damage: str | None, seed: int) -
         split=split,
         damage=damage,
         frames=int(rng.integers(18, 25)),
-        smile=float(rng.normal(0.8 * valence, 0.35)),
-        warmth=float(rng.normal(0.5 * valence, 0.4)),
-        rate_hz=float(3.5 * np.exp(rng.normal(0.55 * arousal, 0.22))),
-        pitch_hz=float(350 * np.exp(rng.normal(0.45 * arousal, 0.30))),
+        smile=float(rng.normal(0.8 * seen, 0.2)),
+        warmth=float(rng.normal(0.6 * seen, 0.25)),
+        rate_hz=float(3.5 * np.exp(rng.normal(0.55 * heard, 0.15))),
+        pitch_hz=float(350 * np.exp(rng.normal(0.5 * heard, 0.2))),
         nuisance_seed=(seed, index),
     )
 
@@ -260,9 +264,9 @@ def _face(
     for side in (-1, 1):
         draw.circle((x + side * 0.38 * r, y - 0.28 * r), 0.11 * r, fill=ink)
     across = np.linspace(-1, 1, 15)
-    down = 0.42 * r + 0.30 * r * smile * (0.5 - across**2)
-    mouth = list(zip(x + 0.55 * r * across, y + down, strict=True))
-    draw.line(mouth, fill=ink, width=round(0.12 * r), joint="curve")
+    down = 0.40 * r + 0.36 * r * smile * (0.5 - across**2)
+    mouth = list(zip(x + 0.58 * r * across, y + down, strict=True))
+    draw.line(mouth, fill=ink, width=round(0.15 * r), joint="curve")
     return np.asarray(image.reduce(2))
 
 

@@ -177,12 +177,13 @@ def _checked_rows(config: Config, storage: Storage) -> Iterator[dict]:
     faults: list[str] = []
     fault_count = 0
     hashes = array("Q")
-    has_split = False
+    given_split = drawn_split = False
 
     for line, raw in _raw_rows(manifest, storage):
         seen_columns.update(raw)
         row, row_faults = _convert(raw, theirs, config, folder)
-        has_split = has_split or row["split"] is not None
+        given_split |= row["split"] is not None
+        drawn_split |= theirs["split"] not in raw
         if row_faults:
             fault_count += len(row_faults)
             faults += [f"line {line}: {fault}" for fault in row_faults][: MAX_FAULTS_SHOWN - len(faults)]
@@ -196,6 +197,10 @@ def _checked_rows(config: Config, storage: Storage) -> Iterator[dict]:
     missing = _missing_columns(config, theirs, seen_columns) if seen_columns else []
     if seen_columns and theirs["sample_id"] not in seen_columns:
         faults, fault_count = [], 0  # every row lacks it: said once
+    if given_split and drawn_split:
+        missing.append(
+            f"some rows have a {theirs['split']!r} and some lack it; give it to all, null for none"
+        )
     faults, fault_count = [*missing, *faults], fault_count + len(missing)
     if not missing:
         duplicates = _duplicates(hashes, manifest, storage, theirs["sample_id"])
