@@ -75,7 +75,8 @@ def training_figure(history: Sequence[Mapping[str, Any]], best_epoch: int, monit
             axes.axvline(best_epoch, color=GREY, linestyle=":", label=f"best epoch, {best_epoch}")
             axes.set_title(title)
             axes.set_xlabel("epoch")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             axes.grid(axis="y")
             axes.legend(fontsize=9)
     return figure
@@ -119,10 +120,9 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> 
         axes.invert_yaxis()
         font = 10 if size <= MAX_WRITTEN_CLASSES else max(4, 160 / size)
         middles = np.arange(size) + 0.5
-        axes.set_xticks(
-            middles, list(classes), rotation=90 if max(map(len, classes)) > 3 else 0, fontsize=font
-        )
-        axes.set_yticks(middles, list(classes), fontsize=font)
+        labels = [label if len(label) <= MAX_LETTERS else f"{label[: MAX_LETTERS - 1]}…" for label in classes]
+        axes.set_xticks(middles, labels, rotation=90 if max(map(len, labels)) > 3 else 0, fontsize=font)
+        axes.set_yticks(middles, labels, fontsize=font)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         if size <= MAX_WRITTEN_CLASSES:
