@@ -126,7 +126,7 @@ class Transformer(nn.Module):
         """Output of the last layer at every step, [B, T, width]; finite and without meaning at padding."""
         h_BTH = self.project(zero_padding(x_BTD, lengths_B))
         h_BTH = self.dropout(h_BTH + sinusoidal_positions(h_BTH.shape[1], self.width).to(h_BTH))
-        # Attention over no key at all is NaN: an empty row attends to its first step of zeros.
+        # Over no key at all torch's inference kernel gives NaN: an empty row attends to a step of zeros.
         padding = ~step_mask(lengths_B.clamp(min=1), x_BTD.shape[1])
         for layer in self.layers:
             h_BTH = layer(h_BTH, src_key_padding_mask=padding)

@@ -1,8 +1,8 @@
 """Feature rows → a trained model: one function for a DDP worker, a sweep's trial and a plain task.
 
-Each epoch: train on the global batches all ranks agree on, predict every validation row once (rank r takes
-rows r, r + world_size, …), let rank 0 compute the metrics and tell the others, keep the best weights,
-report. At the end the best weights meet the test split, once.
+Each epoch: train on the global batches all ranks agree on, predict every labelled validation row once
+(rank r takes rows r, r + world_size, …), let rank 0 compute the metrics and tell the others, keep the best
+weights, report. At the end the best weights meet the test split, once.
 
 Two workers learn what one would: a loss is divided by the number of known targets in the *global* batch
 and multiplied by the number of workers, which DDP's averaging of gradients takes back.
@@ -154,14 +154,14 @@ def fit(
 def _usable_rows(
     examples: Examples, split: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, int]]]:
-    """{split: rows to train on, or to predict: all of val and test}, and how many are of each kind."""
+    """{split: rows to learn from, or to compare with}, and how many of each kind there are."""
     present = examples.present().any(axis=1)
     truth = np.any([known(values) for values in examples.targets.values()], axis=0)
     rows, counts = {}, {}
     for name in SPLITS:
         inside = split == name
         used = inside & truth & (present | (name != "train"))
-        rows[name] = np.flatnonzero(used if name == "train" else inside)
+        rows[name] = np.flatnonzero(used)
         counts[name] = {
             "rows": int(inside.sum()),
             "no_modality": int((inside & ~present).sum()),

@@ -1,4 +1,6 @@
 import json
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,12 @@ def test_saving_again_replaces_what_was_there(result, folder, make_table, target
     predictor = load_predictor(folder)
     assert list(predictor.spec.shapes) == ["video"]
     assert predictor.fingerprint != before
+
+
+def test_a_save_that_fails_leaves_no_mixture(result, folder):
+    """The earlier trainer.pt must not vouch for the newer weights."""
+    cannot_be_pickled = replace(result.snapshot, optimizer={"step": lambda: None})
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        cannot_be_pickled.save(folder)
+    with pytest.raises(TableError, match="incomplete"):
+        load_snapshot(folder)
