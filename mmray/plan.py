@@ -57,6 +57,11 @@ class Workers:
     cpus: float
     gpu: bool
 
+    @property
+    def pool(self) -> Pool:
+        """The same as a pool."""
+        return Pool(self.count, self.cpus, 1.0 if self.gpu else 0.0)
+
 
 def places(nodes: list[Node], cpus: float, gpus: float = 0.0) -> int:
     """How many actors of this size fit on the nodes, each whole on one of them."""
@@ -138,10 +143,10 @@ def plan_train(config: TrainConfig, nodes: list[Node]) -> Workers:
     if cpus == "auto":
         # A whole CPU each where they last; else equal shares, cut down so that rounding cannot overbook.
         cpus = 1.0 if places(nodes, 1.0) >= count else math.floor(100 * cpu_count / count) / 100
-    if cpus <= 0 or places(nodes, cpus, 1.0 if gpu else 0.0) < count:
-        pool = Pool(count, cpus, 1.0 if gpu else 0.0)
-        raise PlanError(_refusal("train", [("train.workers", pool)], nodes))
-    return Workers(count, cpus, gpu)
+    workers = Workers(count, cpus, gpu)
+    if cpus <= 0 or places(nodes, cpus, workers.pool.gpus) < count:
+        raise PlanError(_refusal("train", [("train.workers", workers.pool)], nodes))
+    return workers
 
 
 def plan_tune(config: TuneConfig, nodes: list[Node]) -> int:

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from mmray.errors import MmrayError, PlanError
 from mmray.plan import Node, Pool
+from pipelines import console
 
-__all__ = ["connect", "nodes", "stream_partitions", "use_own_cpus"]
+__all__ = ["announce_wait", "connect", "nodes", "stream_partitions", "use_own_cpus"]
 
 
 FAULT = "mmray.fault"
@@ -58,6 +59,22 @@ def nodes() -> list[Node]:
     ]
 
 
+def announce_wait(pools: Sequence[Pool]) -> None:
+    """Say so where the cluster is large enough but busy: Ray itself would wait without a word."""
+    import ray
+
+    free = ray.available_resources()
+    for resource, needed in (
+        ("CPU", sum(pool.size * pool.cpus for pool in pools)),
+        ("GPU", sum(pool.size * pool.gpus for pool in pools)),
+    ):
+        if needed > free.get(resource, 0.0) + 1e-6:
+            console.err.print(
+                f"waiting for {resource}s: {needed:g} needed, {free.get(resource, 0.0):g} free; "
+                "other jobs of this cluster hold the rest"
+            )
+
+
 def stream_partitions(
     partitions: Sequence[int], stages: Sequence[tuple[type, Pool, Mapping[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
@@ -72,6 +89,7 @@ def stream_partitions(
     """
     import ray.data
 
+    announce_wait([pool for _, pool, _ in stages])
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None

@@ -53,6 +53,7 @@ def _train(config: Config, storage: Storage, run: str, features: str, address: s
 
     cluster.connect(address)
     workers = plan_train(config.train, cluster.nodes())
+    cluster.announce_wait([workers.pool])
     start = time.perf_counter()
     fused = _fit_on_workers(config, storage, run, features, workers)
     alone = _fit_alone(config, workers, features) if config.train.baselines else {}

@@ -15,7 +15,7 @@ from typing import Any
 from mmray.config import Config, Space, dump_config, override
 from mmray.errors import ConfigError, TableError
 from mmray.fingerprint import hash_of
-from mmray.plan import plan_tune
+from mmray.plan import Pool, plan_tune
 from mmray.storage import Storage, absolute
 from pipelines.epochs import EpochFeed, watch_trials
 from pipelines.train import check_targets, load_features, require_features
@@ -39,6 +39,7 @@ def tune(config: Config, address: str | None = None) -> dict[str, Any]:
 
     cluster.connect(address)
     concurrent = plan_tune(config.tune, cluster.nodes())
+    cluster.announce_wait([Pool(1, config.tune.cpus_per_trial, config.tune.gpus_per_trial)])
     start = time.perf_counter()
     epochs = EpochFeed.start()
     with watch_trials(epochs, min if _mode(config) == "min" else max):

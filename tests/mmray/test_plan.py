@@ -46,7 +46,7 @@ def test_automatic_plans_fit_every_cluster(nodes, partitions):
     assert fits([score], nodes)
     workers = plan_train(TrainConfig(), nodes) if nodes != [Node(1, 2)] else None
     if workers:
-        assert fits([Pool(workers.count, workers.cpus, 1.0 if workers.gpu else 0.0)], nodes)
+        assert fits([workers.pool], nodes)
     assert fits([Pool(plan_tune(TuneConfig(), nodes), 1.0)], nodes)
 
 

@@ -111,6 +111,11 @@ def test_a_given_split_is_kept_and_a_missing_column_is_drawn_by_id(tmp_path):
     assert [row["split"] for row in all_rows(project(tmp_path))[:4]] == ["train", "val", "test", "train"]
 
 
+def test_a_split_on_some_rows_only_is_refused(tmp_path):
+    write_jsonl(tmp_path, [{**ROWS[0], "split": "train"}, ROWS[1]])
+    assert "some rows have a 'split' and some lack it" in faults_of(project(tmp_path))
+
+
 def test_drawn_splits_have_the_asked_shares_and_do_not_depend_on_order():
     split = SplitConfig(val=0.2, test=0.3, seed=5)
     drawn = {f"id{i}": split_of(f"id{i}", split) for i in range(20_000)}

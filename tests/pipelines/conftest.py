@@ -1,0 +1,111 @@
+"""Small projects for the stages: real clips to extract from, and a feature table to learn from."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmray.config import Config, load_config
+from mmray.fingerprint import feature_spec, hash_of
+from mmray.partitions import write_partition
+from mmray.samples.clips import write_clips
+from mmray.storage import Storage
+from mmray.tables import FeatureShape, feature_schema, vectors_to_column
+
+CLIPS = 40
+
+CLIP_CONFIG = """
+output: {output}
+samples: {{manifest: {data}/manifest.jsonl}}
+targets: {{emotion: {{kind: classification}}}}
+features:
+  face: {{kind: frames, frames: 2, size: 32}}
+  voice: {{kind: mel, n_mels: 8, hop_ms: 40.0}}
+  words: {{kind: tokens}}
+extract: {{partition_samples: 8}}
+train: {{epochs: 2, baselines: false}}
+"""
+
+TABLE_CONFIG = """
+output: {output}
+samples: {{manifest: none.jsonl}}
+targets: {{emotion: {{kind: classification}}, score: {{kind: regression}}}}
+features: {{voice: {{kind: mel, n_mels: 4}}, words: {{kind: tokens}}}}
+model:
+  encoders: {{voice: {{kind: gru, hidden: 16, dropout: 0.0}}, words: {{kind: mlp, hidden: 16, dropout: 0.0}}}}
+  fusion: {{kind: concat, hidden: 16, dropout: 0.0}}
+train: {{epochs: 4, learning_rate: 1e-2, batch_size: 16, baselines: false}}
+"""
+
+Project = Callable[..., Config]
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> tuple[Path, list[dict]]:
+    """A folder of generated clips, one in 40 damaged, and what the generator says of each."""
+    folder = tmp_path_factory.mktemp("clips")
+    return folder, write_clips(str(folder), clips=CLIPS)
+
+
+@pytest.fixture
+def clip_project(clips, tmp_path) -> Project:
+    """`clip_project("section.key=value", …)`: a config on the clips, its output in this test's folder."""
+
+    def project(*overrides: str) -> Config:
+        path = tmp_path / "config.yaml"
+        path.write_text(CLIP_CONFIG.format(output=tmp_path / "out", data=clips[0]))
+        return load_config(path, overrides)
+
+    return project
+
+
+@pytest.fixture
+def table_project(tmp_path) -> Project:
+    """`table_project("section.key=value", …, name="out")`: a config and its finished feature table.
+
+    The voice tells whether the class is odd, the words whether it is large: 4 classes, 203 rows.
+    """
+
+    def project(*overrides: str, name: str = "out") -> Config:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(TABLE_CONFIG.format(output=tmp_path / name))
+        config = load_config(path, overrides)
+        _write_features(config)
+        return config
+
+    return project
+
+
+def _write_features(config: Config, sizes: tuple[int, ...] = (64, 64, 64, 11)) -> None:
+    rng = np.random.default_rng(0)
+    storage, folder = Storage(), config.path("features")
+    shapes = {"voice": FeatureShape(4), "words": FeatureShape(None)}
+    schema = feature_schema(shapes, config.targets)
+    for partition, rows in enumerate(sizes):
+        labels = rng.integers(0, 4, rows)
+        voices = [
+            None if rng.random() < 0.05 else rng.normal(2 * (label % 2), 1, (rng.integers(1, 9), 4))
+            for label in labels
+        ]
+        columns = {
+            "sample_id": [f"{partition}-{row}" for row in range(rows)],
+            "split": [("train", "train", "train", "val", "test")[row % 5] for row in range(rows)],
+            "emotion": [f"class{label}" for label in labels],
+            "score": labels.astype(float).tolist(),
+            "voice": vectors_to_column(voices, shapes["voice"]),
+            "voice_length": [0 if voice is None else len(voice) for voice in voices],
+            "words": [["large" if label > 1 else "small", f"noise{rng.integers(9)}"] for label in labels],
+            "words_length": [2] * rows,
+            "errors": [[] for _ in range(rows)],
+        }
+        arrays = [
+            column if isinstance(column, pa.Array) else pa.array(column, field.type)
+            for field in schema
+            for column in [columns.get(field.name, [None] * rows)]
+        ]
+        write_partition(storage, folder, partition, pa.table(arrays, schema=schema))
+    spec = feature_spec(config)
+    storage.write_json(f"{folder}/_spec.json", {**spec, "fingerprint": hash_of(spec)})
+    storage.write_json(f"{folder}/_summary.json", {"rows": sum(sizes)})

@@ -1,0 +1,164 @@
+"""Extraction on a real Ray: every sample is a row, whatever fails, wherever it runs, however often killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmray.config import Config, dump_config
+from mmray.errors import BudgetError, ConfigError, PlanError, TableError
+from mmray.partitions import done_partitions, read_table
+from mmray.samples.clips import DAMAGE
+from mmray.storage import Storage
+from mmray.tables import errors_of, ragged_from_column
+from pipelines.extract import extract
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def table_of(config: Config) -> pa.Table:
+    return pa.concat_tables(read_table(Storage(), config.path("features")))
+
+
+def files_of(config: Config) -> dict[str, int]:
+    """Name → time of last change, of every feature file."""
+    return {path.name: path.stat().st_mtime_ns for path in Path(config.path("features")).glob("part-*")}
+
+
+def assert_same_rows(one: pa.Table, other: pa.Table) -> None:
+    assert one.schema == other.schema
+    for name in one.column_names:
+        if name in ("face", "voice"):
+            for a, b in zip(ragged_from_column(one[name]), ragged_from_column(other[name])):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        else:
+            assert one[name].to_pylist() == other[name].to_pylist()
+
+
+def test_every_sample_is_a_row_and_every_damage_has_its_reason(clip_project, clips):
+    config = clip_project()
+    summary = extract(config)
+    table = table_of(config)
+    assert table["sample_id"].to_pylist() == [clip["sample_id"] for clip in clips[1]]
+    damaged = {clip["sample_id"]: clip["damage"] for clip in clips[1] if clip["damage"]}
+    failed = {}
+    for error in errors_of(table):
+        failed.setdefault(error["sample_id"], set()).add(error["reason"])
+    assert failed.keys() == damaged.keys()
+    for sample_id, reasons in failed.items():
+        assert reasons & set(DAMAGE[damaged[sample_id]])
+    assert summary["rows"] == len(clips[1])
+    assert summary["failed_rows"] == len(damaged)
+    assert sum(failure["count"] for failure in summary["failures"]) == len(errors_of(table))
+
+
+def test_a_failed_modality_is_null_and_never_zeros(clip_project):
+    config = clip_project()
+    extract(config)
+    for row in table_of(config).to_pylist():
+        failed = {error["modality"] for error in row["errors"]}
+        for name in config.features:
+            assert (row[name] is None) == (name in failed)
+            assert row[f"{name}_length"] == (0 if row[name] is None else len(row[name]))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["extract.actors=1"],
+        ["extract.actors=3", "extract.encode_batch=3"],
+        ["extract.placement=split", "extract.actors=2", "extract.encoders=2"],
+    ],
+    ids=["one actor", "three actors, small batches", "two pools"],
+)
+def test_where_it_runs_never_changes_what_comes_out(clip_project, overrides):
+    usual = clip_project()
+    extract(usual)
+    other = clip_project(*overrides, f"output={usual.output}-other")
+    summary = extract(other)
+    assert summary["placement"] == ("split" if "extract.placement=split" in overrides else "fused")
+    assert_same_rows(table_of(usual), table_of(other))
+
+
+def test_a_finished_table_is_left_alone_and_ray_is_not_even_imported(clip_project, tmp_path):
+    config = clip_project()
+    extract(config)
+    before = files_of(config)
+    path = tmp_path / "again.yaml"
+    path.write_text(dump_config(config))
+    code = (
+        "import sys; from mmray.config import load_config; from pipelines.extract import extract;"
+        f"summary = extract(load_config({str(path)!r}));"
+        "assert summary['rows_this_run'] == 0, summary; assert 'ray' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    assert files_of(config) == before
+
+
+def test_killed_drivers_lose_and_repeat_nothing(clip_project, clips, tmp_path):
+    """kill -9 as soon as some partitions are there; the same command goes on from them."""
+    config = clip_project("extract.actors=1", "extract.partition_samples=4")
+    path = tmp_path / "kill.yaml"
+    path.write_text(dump_config(config))
+    written: dict[str, int] = {}
+    for stop_at in (2, 5):
+        code = (
+            "import ray; ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False);"
+            "from mmray.config import load_config; from pipelines.extract import extract;"
+            f"extract(load_config({str(path)!r}))"
+        )
+        driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, cwd=tmp_path)
+        while driver.poll() is None and len(files_of(config)) < stop_at:
+            try:
+                driver.wait(0.05)
+            except subprocess.TimeoutExpired:
+                continue
+        assert driver.poll() is None, "it finished before it could be killed"
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+        now = files_of(config)
+        assert written.items() <= now.items(), "finished work was done again"
+        written = now
+    assert len(written) < 10
+    summary = extract(config)
+    assert written.items() <= files_of(config).items()
+    assert summary["rows"] == len(clips[1])
+    assert sorted(table_of(config)["sample_id"].to_pylist()) == sorted(c["sample_id"] for c in clips[1])
+
+
+def test_features_of_two_settings_never_mix(clip_project):
+    config = clip_project()
+    extract(config)
+    before = files_of(config)
+    with pytest.raises(TableError, match=r"features\.voice\.n_mels: 8 → 16"):
+        extract(clip_project("features.voice.n_mels=16"))
+    assert files_of(config) == before
+
+
+def test_too_many_failures_stop_the_job_and_keep_what_is_done(clip_project, clips):
+    strict = clip_project("extract.max_failed_fraction=0.0")
+    with pytest.raises(BudgetError, match=r"samples failed, more than extract\.max_failed_fraction = 0"):
+        extract(strict)
+    assert done_partitions(Storage(), strict.path("features"))
+    written = files_of(strict)
+    summary = extract(clip_project())
+    assert written.items() <= files_of(strict).items()
+    assert summary["rows"] == len(clips[1])
+
+
+def test_faults_in_an_actor_arrive_as_they_are(clip_project, tmp_path):
+    (tmp_path / "weights.pt").write_bytes(b"no weights")
+    with pytest.raises(TableError, match=r"weights.pt"):
+        extract(clip_project(f"features.face.weights={tmp_path}/weights.pt"))
+    with pytest.raises((ConfigError, TableError), match="resnet18"):
+        extract(clip_project("features.face.encoder=resnet81"))
+
+
+def test_a_demand_that_cannot_be_met_is_refused(clip_project):
+    with pytest.raises(PlanError, match="needs 9 CPU"):
+        extract(clip_project("extract.actors=9"))
