@@ -101,8 +101,10 @@ def _show_extract(summary: Mapping[str, Any]) -> None:
     out.print(f"  failed   {summary['failed_rows']} rows")
     if summary["failures"]:
         out.print(failure_table(summary["failures"]))
-    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["stage_seconds"].items())
-    out.print(f"  actors   {summary['actors']} ({summary['placement']}); seconds in all of them: {stages}")
+    if here:
+        stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["stage_seconds"].items())
+        pools = f"{summary['actors']}" + (f" + {summary['encoders']} encoders" if summary["encoders"] else "")
+        out.print(f"  actors   {pools} ({summary['placement']}); seconds in all of them: {stages}")
 
 
 def _show_train(summary: Mapping[str, Any]) -> None:

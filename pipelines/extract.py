@@ -44,39 +44,25 @@ def extract(config: Config, address: str | None = None) -> dict[str, Any]:
     if finished:
         return finished
 
-    from pipelines import cluster  # Ray, only where there is work
-
     done = done_partitions(storage, folder)
     todo = sorted(set(range(plan.partitions)) - set(done))
-    cluster.connect(address)
-    pools = plan_extract(config.extract, cluster.nodes(), max(1, len(todo)))
-    storage.write_json(f"{folder}/_spec.json", {**spec, "fingerprint": hash_of(spec)})
-
     tally, start = Tally(), time.perf_counter()
-    done_rows = plan.rows - sum(_partition_rows(plan, partition) for partition in todo)
-    with console.progress("extract", total=plan.rows, done=done_rows) as meter:
-        for report in cluster.stream_partitions(todo, _stages(config, storage, folder, plan, pools)):
-            tally.add(report)
-            meter.advance(report["rows"], f"{tally.failed_rows} failed")
-            tally.check_budget(config.extract.max_failed_fraction, plan.rows)
-    seconds = time.perf_counter() - start
-
     for report in _reports_from_disk(storage, folder, done):
         tally.add(report)
     tally.check_budget(config.extract.max_failed_fraction, plan.rows)
+    earlier_rows = tally.rows
+    placed = _extract(config, storage, folder, plan, todo, tally, address, spec) if todo else {}
     if tally.rows != plan.rows:
         raise AssertionError(f"{folder}: {tally.rows} rows written for {plan.rows} samples")
     summary = {
         "rows": tally.rows,
         "failed_rows": tally.failed_rows,
         "failures": tally.failures(),
-        "seconds": round(seconds, 3),
-        "rows_this_run": sum(_partition_rows(plan, partition) for partition in todo),
+        "seconds": round(time.perf_counter() - start, 3),
+        "rows_this_run": tally.rows - earlier_rows,
         "stage_seconds": {stage: round(value, 3) for stage, value in tally.seconds.items()},
         "partitions": plan.partitions,
-        "actors": pools.actors.size,
-        "encoders": pools.encoders.size if pools.encoders else 0,
-        "placement": pools.placement,
+        **placed,
         "fingerprint": hash_of(spec),
         "samples": plan.digest,
         "splits": plan.splits,
@@ -84,6 +70,31 @@ def extract(config: Config, address: str | None = None) -> dict[str, Any]:
     }
     storage.write_json(f"{folder}/_summary.json", summary)
     return summary
+
+
+def _extract(
+    config: Config,
+    storage: Storage,
+    folder: str,
+    plan: SamplePlan,
+    todo: list[int],
+    tally: "Tally",
+    address: str | None,
+    spec: dict[str, Any],
+) -> dict[str, Any]:
+    """Do the partitions that are not there yet, counting them; returns where they ran."""
+    from pipelines import cluster  # Ray, only where there is work
+
+    cluster.connect(address)
+    pools = plan_extract(config.extract, cluster.nodes(), len(todo))
+    storage.write_json(f"{folder}/_spec.json", {**spec, "fingerprint": hash_of(spec)})
+    with console.progress("extract", total=plan.rows, done=tally.rows) as meter:
+        for report in cluster.stream_partitions(todo, _stages(config, storage, folder, plan, pools)):
+            tally.add(report)
+            meter.advance(report["rows"], f"{tally.failed_rows} failed")
+            tally.check_budget(config.extract.max_failed_fraction, plan.rows)
+    encoders = pools.encoders.size if pools.encoders else 0
+    return {"placement": pools.placement, "actors": pools.actors.size, "encoders": encoders}
 
 
 def features_folder(config: Config) -> str:
@@ -234,7 +245,8 @@ class Tally:
             top = ", ".join(f"{f['count']} × {f['modality']} {f['reason']}" for f in self.failures()[:5])
             raise BudgetError(
                 f"{self.failed_rows} of {self.rows} samples failed, more than extract.max_failed_fraction "
-                f"= {max_failed_fraction:g} allows: {top}; what is written stays, the same command goes on"
+                f"= {max_failed_fraction:g} allows: {top}; what is written stays, with a higher limit the same "
+                "command goes on from there"
             )
 
 
@@ -263,8 +275,3 @@ def _reports_from_disk(storage: Storage, folder: str, partitions: list[int]) -> 
         yield from pool.map(
             lambda partition: _count(read_partition(storage, folder, partition, ["errors"])), partitions
         )
-
-
-def _partition_rows(plan: SamplePlan, partition: int) -> int:
-    last = plan.rows - (plan.partitions - 1) * plan.partition_samples
-    return last if partition == plan.partitions - 1 else plan.partition_samples

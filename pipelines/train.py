@@ -148,6 +148,7 @@ def _fit_on_workers(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon it sees that workers ended
     filesystem, path = storage.arrow(absolute(config.path("train")))
     epochs = EpochFeed.start()
     trainer = TorchTrainer(

@@ -1,6 +1,8 @@
 """Small projects for the stages: real clips to extract from, and a feature table to learn from."""
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,6 @@ from mmray.partitions import write_partition
 from mmray.samples.clips import write_clips
 from mmray.storage import Storage
 from mmray.tables import FeatureShape, feature_schema, vectors_to_column
-
-CLIPS = 40
 
 CLIP_CONFIG = """
 output: {output}
@@ -42,11 +42,46 @@ train: {{epochs: 4, learning_rate: 1e-2, batch_size: 16, baselines: false}}
 Project = Callable[..., Config]
 
 
+@dataclass(frozen=True)
+class Clips:
+    """A folder of media with its manifest; for each sample, in order, what is wrong with it."""
+
+    folder: Path
+    faults: dict[str, set[tuple[str, str]]]
+    """sample_id → {(feature, reason)}; empty for a whole one."""
+
+    @property
+    def failed(self) -> dict[str, set[tuple[str, str]]]:
+        """Those with a fault that counts as a failure."""
+        failed = {name: {f for f in faults if f[1] != "absent"} for name, faults in self.faults.items()}
+        return {name: faults for name, faults in failed.items() if faults}
+
+
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory) -> tuple[Path, list[dict]]:
-    """A folder of generated clips, one in 40 damaged, and what the generator says of each."""
+def clips(tmp_path_factory) -> Clips:
+    """Generated clips, and after them one of each kind of damage."""
     folder = tmp_path_factory.mktemp("clips")
-    return folder, write_clips(str(folder), clips=CLIPS)
+    rows = [row for row in write_clips(str(folder), clips=40) if not row["damage"]]
+    faults: dict[str, set[tuple[str, str]]] = {row.pop("sample_id"): set() for row in map(dict, rows)}
+    media = folder / "clips"
+    whole = (folder / rows[0]["video"]).read_bytes()
+    (media / "zero.mp4").write_bytes(b"")
+    (media / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (media / "random.mp4").write_bytes(np.random.default_rng(0).bytes(20_000))
+    both = ("face", "voice")
+    damaged = {
+        "zero": ({"video": "clips/zero.mp4"}, {(name, "unreadable") for name in both}),
+        "cut": ({"video": "clips/cut.mp4"}, {(name, "unreadable") for name in both}),
+        "random": ({"video": "clips/random.mp4"}, {(name, "unreadable") for name in both}),
+        "gone": ({"video": "clips/gone.mp4"}, {(name, "missing_file") for name in both}),
+        "text_only": ({"video": None}, {(name, "absent") for name in both}),
+        "blank": ({"text": "  "}, {("words", "empty")}),
+    }
+    for name, (change, expected) in damaged.items():
+        rows.append({**rows[0], "sample_id": name, **change})
+        faults[name] = expected
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Clips(folder, faults)
 
 
 @pytest.fixture
@@ -55,7 +90,7 @@ def clip_project(clips, tmp_path) -> Project:
 
     def project(*overrides: str) -> Config:
         path = tmp_path / "config.yaml"
-        path.write_text(CLIP_CONFIG.format(output=tmp_path / "out", data=clips[0]))
+        path.write_text(CLIP_CONFIG.format(output=tmp_path / "out", data=clips.folder))
         return load_config(path, overrides)
 
     return project

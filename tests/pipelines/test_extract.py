@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,8 @@ import pytest
 from mmray.config import Config, dump_config
 from mmray.errors import BudgetError, ConfigError, PlanError, TableError
 from mmray.partitions import done_partitions, read_table
-from mmray.samples.clips import DAMAGE
 from mmray.storage import Storage
-from mmray.tables import errors_of, ragged_from_column
+from mmray.tables import ragged_from_column
 from pipelines.extract import extract
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -44,17 +44,15 @@ def test_every_sample_is_a_row_and_every_damage_has_its_reason(clip_project, cli
     config = clip_project()
     summary = extract(config)
     table = table_of(config)
-    assert table["sample_id"].to_pylist() == [clip["sample_id"] for clip in clips[1]]
-    damaged = {clip["sample_id"]: clip["damage"] for clip in clips[1] if clip["damage"]}
-    failed = {}
-    for error in errors_of(table):
-        failed.setdefault(error["sample_id"], set()).add(error["reason"])
-    assert failed.keys() == damaged.keys()
-    for sample_id, reasons in failed.items():
-        assert reasons & set(DAMAGE[damaged[sample_id]])
-    assert summary["rows"] == len(clips[1])
-    assert summary["failed_rows"] == len(damaged)
-    assert sum(failure["count"] for failure in summary["failures"]) == len(errors_of(table))
+    assert table["sample_id"].to_pylist() == list(clips.faults)
+    for row in table.to_pylist():
+        found = {(error["modality"], error["reason"]) for error in row["errors"]}
+        assert found == clips.faults[row["sample_id"]]
+    assert summary["rows"] == len(clips.faults)
+    assert summary["failed_rows"] == len(clips.failed)
+    assert {(f["modality"], f["reason"]): f["count"] for f in summary["failures"]} == Counter(
+        fault for faults in clips.failed.values() for fault in faults
+    )
 
 
 def test_a_failed_modality_is_null_and_never_zeros(clip_project):
@@ -127,8 +125,8 @@ def test_killed_drivers_lose_and_repeat_nothing(clip_project, clips, tmp_path):
     assert len(written) < 10
     summary = extract(config)
     assert written.items() <= files_of(config).items()
-    assert summary["rows"] == len(clips[1])
-    assert sorted(table_of(config)["sample_id"].to_pylist()) == sorted(c["sample_id"] for c in clips[1])
+    assert summary["rows"] == len(clips.faults)
+    assert table_of(config)["sample_id"].to_pylist() == list(clips.faults)
 
 
 def test_features_of_two_settings_never_mix(clip_project):
@@ -148,7 +146,7 @@ def test_too_many_failures_stop_the_job_and_keep_what_is_done(clip_project, clip
     written = files_of(strict)
     summary = extract(clip_project())
     assert written.items() <= files_of(strict).items()
-    assert summary["rows"] == len(clips[1])
+    assert summary["rows"] == len(clips.faults)
 
 
 def test_faults_in_an_actor_arrive_as_they_are(clip_project, tmp_path):
