@@ -1,118 +1,197 @@
-"""The sound of a video or audio file → one mono waveform at the wanted rate.
+"""A sound file, a video's sound track, or a segment of either → one mono waveform at the rate asked for.
 
-PyAV throughout: its resampler is FFmpeg's own, and it raises where decord's reader returns less sound than
-there is. A segment is reached by seeking, and cut to the sample; a file's whole sound is held only when
-the whole is asked for.
+PyAV, not decord: decord's AudioReader returns short waveforms of damaged files without an error, resamples
+unlike anything else, and leaks. Frames are averaged over channels and resampled (FFmpeg's swresample) as
+they are decoded, so memory holds the samples asked for and no more.
+
+A segment is the same samples that a cut of the whole recording would give (in Matroska, whose time stamps
+are whole milliseconds, to half of one): decoding begins a little earlier, at a sample where the grids of
+the old and the new rate meet, and what is too much is cut off after resampling.
 """
 
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import av
 import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.error import FFmpegError
 
+from mmray.decode.container import (
+    check_segment,
+    clearly_short,
+    declared_s,
+    faults,
+    open_media,
+    origin_s,
+    sound_track,
+)
 from mmray.errors import MediaError
 
 __all__ = ["Waveform", "decode_audio"]
 
-SEEK_FROM_S = 10.0
-"""Below this it is as fast to decode from the start, and exact in every container."""
-PRE_ROLL_S = 1.0
-"""Decoded before a segment that was reached by seeking: codecs and the resampler need a run-up."""
-SHORT_S = 0.5
-"""Sound that lacks more than this, and a tenth of what it should have, is short."""
+MARGIN_S = 0.5
+"""Decoded and thrown away on both sides of a segment: codecs and resampler need a run-up."""
+CHUNK_S = 1.0
+"""Resampled at a time."""
 
 
 class Waveform(NamedTuple):
-    """Mono sound: `samples` float32 [N], nominally in [-1, 1]."""
+    """Mono sound; sample 0 is at the segment's beginning."""
 
     samples: np.ndarray
+    """float32 [N], in [-1, 1]."""
     sample_rate_hz: int
 
 
-def decode_audio(
-    path: str, *, sample_rate_hz: int, start_s: float | None = None, end_s: float | None = None
-) -> Waveform:
-    """The segment's sound; channels are averaged.
+def decode_audio(path: str, *, sample_rate_hz: int, start_s: float | None, end_s: float | None) -> Waveform:
+    """The mean of the channels of the segment (default: the whole recording), resampled.
 
-    Time 0 is the container's, so that sound and frames of one file agree.
+    Where the sound track begins after the recording does, the time before it is silence.
+
+    Args:
+        path: A local file with sound.
+        sample_rate_hz: Of the result.
+        start_s: Beginning of the segment, from the recording's beginning; None: that beginning.
+        end_s: End of the segment; None: the end of the sound.
 
     Raises:
-        MediaError: `unreadable`, `no_audio_stream`, `bad_segment`, `corrupt`, `short_audio`, `empty`.
+        MediaError: `missing_file`, `unreadable`, `no_audio_stream`, `bad_segment`, `empty`, `corrupt`, or
+            `short_audio` where the file ends before the sound it declares to have.
+
     """
-    try:
-        container = av.open(path)
-    except Exception as error:  # noqa: BLE001 - FFmpeg's errors are many; the file is at fault
-        raise MediaError("unreadable", _first_line(error)) from None
-    with container:
-        stream = container.streams.best("audio")
-        if not isinstance(stream, av.AudioStream):
-            raise MediaError("no_audio_stream", "the file has no sound track")
-        duration_s = _duration_s(container, stream)
-        start, end = _segment(duration_s, start_s, end_s)
-        try:
-            samples = _decode(container, stream, sample_rate_hz, start, end)
-        except Exception as error:  # noqa: BLE001 - decoders raise what the bytes make them raise
-            raise MediaError("corrupt", _first_line(error)) from None
+    begin_s = start_s or 0.0
+    with open_media(path) as container, faults("corrupt"):
+        declared_end_s = _declared_end_s(container, sound_track(container))
+        check_segment(start_s, end_s, declared_end_s)
+        samples, sound_end_s = _segment(path, sample_rate_hz, begin_s, end_s)
+    wanted_end_s = declared_end_s if end_s is None else end_s
+    if clearly_short(sound_end_s, wanted_end_s):
+        declared = "" if declared_end_s is None else f" of {declared_end_s:.3f} s declared"
+        raise MediaError("short_audio", f"the sound ends at {sound_end_s:.3f} s{declared}")
     if not len(samples):
-        raise MediaError("empty", "no sound was decoded")
-    if end is not None:
-        missing = (end - start) - len(samples) / sample_rate_hz
-        if missing > max(SHORT_S, 0.1 * (end - start)):
-            got = len(samples) / sample_rate_hz
-            raise MediaError("short_audio", f"{got:.2f} s of sound, {end - start:.2f} s declared")
+        raise MediaError("empty", "no sound in the segment")
     return Waveform(samples, sample_rate_hz)
 
 
-def _duration_s(container: InputContainer, stream: av.AudioStream) -> float | None:
-    """What the container declares of the stream, or None."""
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return None if container.duration is None else container.duration / av.time_base
+def _declared_end_s(container: InputContainer, stream: AudioStream) -> float | None:
+    """Where the sound ends by the file's own account, from the recording's beginning."""
+    duration_s = declared_s(container, stream)
+    if duration_s is None or stream.start_time is None or stream.time_base is None:
+        return duration_s
+    return duration_s + max(float(stream.start_time * stream.time_base) - origin_s(container), 0.0)
 
 
-def _segment(
-    duration_s: float | None, start_s: float | None, end_s: float | None
-) -> tuple[float, float | None]:
-    start = start_s or 0.0
-    end = end_s if duration_s is None else min(duration_s, end_s or duration_s)
-    if end is not None and end <= start:
-        raise MediaError(
-            "bad_segment", f"{start:g}–{end_s or end:g} s of a sound of {duration_s or end:.3f} s"
-        )
-    return start, end
+def _segment(path: str, rate_hz: int, begin_s: float, end_s: float | None) -> tuple[np.ndarray, float]:
+    """Samples float32 [N] of the segment at `rate_hz`, and where decoding came to an end."""
+    if begin_s > MARGIN_S:
+        # A seek may land late, or inside a packet; only the way from the beginning tells damage from that.
+        with contextlib.suppress(MediaError), faults("corrupt"):
+            return _decode(path, rate_hz, begin_s, end_s, seek=True)
+    return _decode(path, rate_hz, begin_s, end_s, seek=False)
 
 
 def _decode(
-    container: InputContainer,
-    stream: av.AudioStream,
-    sample_rate_hz: int,
-    start_s: float,
-    end_s: float | None,
-) -> np.ndarray:
-    """Samples of [start_s, end_s), the first and last cut exactly."""
-    origin_s = float((stream.start_time or 0) * (stream.time_base or 0))
-    if start_s > SEEK_FROM_S and stream.time_base is not None:
-        container.seek(int((start_s - PRE_ROLL_S + origin_s) / stream.time_base), stream=stream)
-    resampler = av.AudioResampler(format="fltp", rate=sample_rate_hz)
-    parts: list[np.ndarray] = []
-    first_s, count = None, 0
-    for frame in container.decode(stream):
-        if first_s is None:
-            first_s = (frame.time or 0.0) - origin_s
-        for resampled in resampler.resample(frame):
-            parts.append(resampled.to_ndarray().mean(0, dtype=np.float32))
-            count += len(parts[-1])
-        if end_s is not None and first_s + count / sample_rate_hz >= end_s:
+    path: str, rate_hz: int, begin_s: float, end_s: float | None, *, seek: bool
+) -> tuple[np.ndarray, float]:
+    with open_media(path) as container:
+        stream = sound_track(container)
+        zero_s = origin_s(container)
+        if seek:
+            container.seek(round((begin_s - MARGIN_S + zero_s) * av.time_base))
+        frames = _decoded(container, stream)
+        first = next(frames, None)
+        if first is None:
+            return np.zeros(0, np.float32), 0.0
+        native_hz = first.sample_rate
+        position = 0 if first.time is None else round((first.time - zero_s) * native_hz)
+        if seek and position > begin_s * native_hz:
+            raise MediaError("corrupt", f"sought {begin_s:.3f} s, landed at {first.time} s")
+        if container.duration and position > (container.duration / av.time_base + MARGIN_S) * native_hz:
+            raise MediaError("corrupt", f"time stamps begin at {first.time} s, after the recording's end")
+        # Sample i * grid of the old rate is, for every i, at the time of a sample of the new rate.
+        grid = native_hz // math.gcd(native_hz, rate_hz)
+        origin = int(max(begin_s - MARGIN_S, 0.0) * native_hz) // grid * grid
+        stop = None if end_s is None else math.ceil((end_s + MARGIN_S) * native_hz)
+        chunks = _chunks(itertools.chain([first], frames), native_hz, position, origin, stop)
+        samples, consumed = _resampled(chunks, native_hz, rate_hz)
+    offset = origin * rate_hz // native_hz
+    begin = round(begin_s * rate_hz) - offset
+    end = None if end_s is None else round(end_s * rate_hz) - offset
+    return np.clip(samples[begin:end], -1.0, 1.0), (origin + consumed) / native_hz
+
+
+def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+    """The stream's frames; a fault in its last packet is the end of a file that was cut off.
+
+    Raises:
+        MediaError: `corrupt` where sound follows the fault, `short_audio` where the last packet is cut.
+
+    """
+    fault: Exception | None = None
+    cut = False
+    for packet in container.demux(stream):
+        if (fault or cut) and packet.size:
+            raise MediaError("corrupt", f"a packet cannot be decoded: {fault or 'damaged'}") from fault
+        cut = cut or packet.is_corrupt
+        try:
+            yield from packet.decode()
+        except FFmpegError as error:
+            fault = error
+    if cut:
+        raise MediaError("short_audio", "the file ends in the middle of a packet")
+
+
+def _chunks(
+    frames: Iterator[AudioFrame], native_hz: int, position: int, origin: int, stop: int | None
+) -> Iterator[np.ndarray]:
+    """Mono sound [n] from sample `origin` until `stop` is passed; `position` is the first frame's sample."""
+    parts = [np.zeros(max(position - origin, 0), np.float32)]
+    for frame in frames:
+        if frame.sample_rate != native_hz:
+            raise MediaError("corrupt", f"the rate changes from {native_hz} Hz to {frame.sample_rate} Hz")
+        samples = _mono(frame)
+        parts.append(samples[max(origin - position, 0) :])
+        position += len(samples)
+        if stop is not None and position >= stop:
             break
-    else:
-        parts += [resampled.to_ndarray().mean(0, dtype=np.float32) for resampled in resampler.resample(None)]
-    if first_s is None or not parts:
-        return np.zeros(0, np.float32)
-    skip = max(0, round((start_s - first_s) * sample_rate_hz))
-    stop = None if end_s is None else max(0, round((end_s - first_s) * sample_rate_hz))
-    return np.concatenate(parts)[skip:stop]
+        if sum(map(len, parts)) >= CHUNK_S * native_hz:
+            yield np.concatenate(parts)
+            parts = []
+    yield np.concatenate([np.zeros(0, np.float32), *parts])
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _mono(frame: AudioFrame) -> np.ndarray:
+    """Mean of the channels, float32 [n]; full scale of integer formats is 1."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    mean = samples.mean(axis=0, dtype=np.float64)
+    if samples.dtype == np.uint8:
+        mean = (mean - 128) / 128
+    elif samples.dtype.kind == "i":
+        mean = mean / 2 ** (8 * samples.dtype.itemsize - 1)
+    return mean.astype(np.float32)
+
+
+def _resampled(chunks: Iterator[np.ndarray], native_hz: int, rate_hz: int) -> tuple[np.ndarray, int]:
+    """Sound at `rate_hz`, float32, and how many samples at `native_hz` it was made from."""
+    resampler = AudioResampler(format="fltp", layout="mono", rate=rate_hz)
+    parts, consumed = [np.zeros(0, np.float32)], 0
+    for chunk in chunks:
+        consumed += len(chunk)
+        if native_hz == rate_hz or not len(chunk):
+            parts.append(chunk)
+            continue
+        frame = AudioFrame.from_ndarray(chunk[None], format="fltp", layout="mono")
+        frame.sample_rate = native_hz
+        parts += [out.to_ndarray()[0] for out in resampler.resample(frame)]
+    if native_hz != rate_hz and consumed:
+        parts += [out.to_ndarray()[0] for out in resampler.resample(None)]
+    return np.concatenate(parts), consumed

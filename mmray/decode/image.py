@@ -1,7 +1,7 @@
-"""Pictures as an encoder wants them: cropped, resized, a uint8 square; and still images from files.
+"""A picture → the square the encoder wants; the same geometry serves every frame of a video.
 
-The same geometry serves frames and images. It is applied to each picture as soon as it is decoded, so that
-a long 4K video is never held: what is kept are squares of the encoder's size.
+Crop, resize and centre crop follow torchvision's classification presets, on uint8: a picture leaves this
+module at the encoder's input size, so nothing later holds or moves full pictures.
 """
 
 from dataclasses import dataclass
@@ -9,57 +9,83 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.transforms.v2 import functional as F
+from PIL import Image, ImageOps
+from torchvision.transforms.v2 import functional
 
+from mmray.decode.container import faults
 from mmray.errors import MediaError
 
-__all__ = ["Frames", "PictureGeometry", "decode_image"]
+__all__ = ["Frames", "PictureGeometry", "decode_image", "fit"]
 
 
 class Frames(NamedTuple):
-    """Pictures over time: `pixels` uint8 RGB [T, H, W, 3]; time of the first, and between two, in s."""
+    """Pictures of one sample; a still image is one frame with step 0."""
 
     pixels: np.ndarray
+    """uint8 [T, H, W, 3], RGB."""
     start_s: float
+    """Time of the first frame, from the segment's start."""
     step_s: float
+    """Mean time from one frame to the next."""
 
 
 @dataclass(frozen=True)
 class PictureGeometry:
-    """Keep `crop` (left, top, right, bottom as fractions), resize the shorter side, cut the middle square."""
+    """What of a picture is kept, at which size; applied in this order."""
 
+    crop: tuple[float, float, float, float] | None
+    """Left, top, right, bottom as fractions of the upright picture; None keeps all."""
     resize_px: int
+    """The shorter side becomes this."""
     crop_px: int
-    crop: tuple[float, float, float, float] | None = None
+    """Side of the square then cut from the centre."""
 
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """One uint8 picture [H, W, 3] → [crop_px, crop_px, 3]; antialiased bilinear."""
-        if self.crop:
-            height, width = picture.shape[:2]
-            left, top, right, bottom = self.crop
-            rows = slice(round(top * height), max(round(bottom * height), round(top * height) + 1))
-            columns = slice(round(left * width), max(round(right * width), round(left * width) + 1))
-            picture = picture[rows, columns]
-        tensor = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
-        resized = F.resize(tensor, [self.resize_px], antialias=True)
-        square = F.center_crop(resized, [self.crop_px, self.crop_px])
-        return np.ascontiguousarray(square.permute(1, 2, 0).numpy())
+
+def fit(picture: np.ndarray, geometry: PictureGeometry) -> np.ndarray:
+    """A picture [H, W, 3] → [crop_px, crop_px, 3], both uint8 RGB; bilinear, antialiased."""
+    if geometry.crop is not None:
+        picture = _region(picture, geometry.crop)
+    pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+    pixels = functional.resize(pixels, [geometry.resize_px], antialias=True)
+    pixels = functional.center_crop(pixels, [geometry.crop_px])
+    return pixels.permute(1, 2, 0).contiguous().numpy()
 
 
 def decode_image(path: str, geometry: PictureGeometry) -> Frames:
-    """A still image as one frame at time 0; EXIF orientation applied.
+    """An image file → one frame [1, crop_px, crop_px, 3], upright (EXIF), in RGB.
 
     Raises:
-        MediaError: `unreadable` where no format fits, `corrupt` where decoding fails.
+        MediaError: `missing_file`, `unreadable` or `corrupt`.
+
     """
-    try:
-        opened = Image.open(path)
-    except (UnidentifiedImageError, OSError) as error:
-        raise MediaError("unreadable", str(error)) from None
-    with opened:
+    with faults("unreadable"):
         try:
-            picture = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-        except Exception as error:  # noqa: BLE001 - Pillow's plugins raise many types; the bytes are at fault
-            raise MediaError("corrupt", str(error)) from None
-    return Frames(geometry(picture)[None], 0.0, 0.0)
+            image = Image.open(path)
+        except FileNotFoundError as error:
+            raise MediaError("missing_file", path) from error
+    with image, faults("corrupt"):
+        picture = np.asarray(_rgb(ImageOps.exif_transpose(image)))
+        return Frames(fit(picture, geometry)[None], 0.0, 0.0)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Without transparency (on black) and without a palette; 16-bit grey scaled, not clipped, to 8 bits."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image.convert("RGB")
+
+
+def _region(picture: np.ndarray, crop: tuple[float, float, float, float]) -> np.ndarray:
+    """The part of a picture [H, W, 3] inside `crop`, to the nearest pixel, at least one."""
+    height, width = picture.shape[:2]
+    left, right = _span(crop[0], crop[2], width)
+    top, bottom = _span(crop[1], crop[3], height)
+    return picture[top:bottom, left:right]
+
+
+def _span(low: float, high: float, size: int) -> tuple[int, int]:
+    first = min(round(low * size), size - 1)
+    return first, max(round(high * size), first + 1)

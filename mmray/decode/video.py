@@ -1,185 +1,221 @@
-"""A video file → some of its frames, spread evenly over the sample.
+"""A video file, or a segment of it → frames spread evenly in time, at the encoder's input size.
 
-decord where it is (x86-64 Linux), else PyAV. Both read the same stream, the one that FFmpeg calls best;
-rotation is applied with both; each frame is cut to the encoder's square before the next group is decoded,
-so memory does not grow with the clip's length or resolution. A stream that ends clearly earlier than its
-container says is an error, never a silently shorter clip.
+Three steps, of which only the last decodes:
+
+    index    read the packets' time stamps: which frames exist, and whether the file is whole
+    choose   the frame on screen in the middle of each of n equal spans
+    read     only those frames, each fitted to its square before the next is decoded
+
+So memory holds one full picture, however long the clip. decord reads where it finds the frame it is asked
+for; measured against drawn frame numbers, that is in mp4 and Matroska with closed groups of pictures. In
+MPEG-PS, MPEG-TS and AVI, and around open groups (HEVC, some H.264), it silently gives frames from other
+times, up to half a second off; there PyAV reads, from the key frame before each frame or, where a
+container has no index to seek by, from the beginning. PyAV also knows a picture that was patched up after
+damage (`corrupt`); decord passes it on.
 """
 
-from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import av
 import numpy as np
-from av.stream import Disposition
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
-from mmray.decode.image import Frames, PictureGeometry
+from mmray.decode.container import (
+    check_segment,
+    clearly_short,
+    declared_s,
+    faults,
+    open_media,
+    origin_s,
+    video_track,
+)
+from mmray.decode.image import Frames, PictureGeometry, fit
 from mmray.errors import MediaError
 
-try:
+if TYPE_CHECKING:
     import decord
-except ImportError:  # no wheel for this platform
-    decord = None
+else:
+    try:
+        import decord
+    except ImportError:  # it has wheels for x86-64 Linux only
+        decord = None
 
-__all__ = ["Frames", "decode_frames"]
+__all__ = ["Frames", "choose_frames", "decode_frames"]
 
-GROUP = 4
-"""Frames decoded at full size at a time."""
-SEEK_FROM_S = 10.0
-"""Below this it is as fast to decode from the start, and exact in every container."""
-SHORT_S = 0.5
-"""A stream that lacks more than this, and a tenth of what it should have, is short."""
+INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+"""Containers with an index to seek by; in others a seek lands anywhere, unnoticed."""
+ROUNDING_S = 1e-3
+"""Matroska rounds time stamps to a millisecond."""
+LOST_FRACTION = 0.1
+"""Missing frames, of those the file counts, that make a video short."""
+
+
+class _Index(NamedTuple):
+    """The frames of a stream in the order they are shown."""
+
+    stamps: np.ndarray
+    """int64 [F]: presentation time stamps; where the file has none, 0 … F - 1."""
+    keys: np.ndarray
+    """int64 [K]: the stamps of those that decode without another."""
+    times_s: np.ndarray
+    """float64 [F], from the recording's beginning."""
+    end_s: float
+    """Where the last frame ends."""
+    counted: bool
+    """Whether the stamps are counts."""
+    closed: bool
+    """Whether no frame shown before a key frame comes after it in the file."""
 
 
 def decode_frames(
-    path: str,
-    *,
-    frames: int,
-    start_s: float | None = None,
-    end_s: float | None = None,
-    resize: PictureGeometry,
-    decoder: str | None = None,
+    path: str, *, frames: int, start_s: float | None, end_s: float | None, resize: PictureGeometry
 ) -> Frames:
-    """At most `frames` frames, each in the middle of one of as many equal spans of the segment.
+    """`frames` pictures spread evenly over the segment (default: the whole recording), upright.
 
-    A segment with fewer source frames gives each of them once. `decoder`: `decord` or `pyav`, default the
-    first of them that is installed.
+    Where the segment has fewer frames than asked for, each comes once at most, so T <= `frames`.
 
-    Raises:
-        MediaError: `unreadable`, `no_video_stream`, `bad_segment`, `no_frames`, `short_video`, `corrupt`.
-    """
-    stream = probe(path)
-    start, end = _segment(stream.duration_s, start_s, end_s)
-    decoder = decoder or ("decord" if decord is not None else "pyav")
-    reading = _decord_frames if decoder == "decord" else _pyav_frames
-    try:
-        times_s, pictures = reading(path, stream, _wanted_times(start, end, frames), resize)
-    except MediaError:
-        raise
-    except Exception as error:  # noqa: BLE001 - decoders raise what the bytes make them raise
-        raise MediaError("corrupt", f"{decoder}: {_first_line(error)}") from None
-    if not pictures:
-        raise MediaError("no_frames", f"no frame between {start:.3f} and {end:.3f} s")
-    offset = times_s[0] - start
-    step = (times_s[-1] - times_s[0]) / (len(times_s) - 1) if len(times_s) > 1 else end - start
-    return Frames(np.stack(pictures), float(offset), float(step))
-
-
-class VideoStream(NamedTuple):
-    """What the container says of the stream that is read."""
-
-    index: int
-    start_s: float
-    duration_s: float
-
-
-def probe(path: str) -> VideoStream:
-    """Open the container and choose FFmpeg's best video stream, as decord does.
+    Args:
+        path: A local file.
+        frames: How many.
+        start_s: Beginning of the segment, from the recording's beginning; None: that beginning.
+        end_s: End of the segment; None: the recording's end.
+        resize: Which part of a picture is kept, at which size.
 
     Raises:
-        MediaError: `unreadable`, `no_video_stream`.
+        MediaError: `missing_file`, `unreadable`, `no_video_stream`, `no_frames`, `bad_segment`,
+            `short_video` where the file ends before the video it declares to have, or `corrupt`.
+
     """
+    with open_media(path) as container, faults("corrupt"):
+        stream = video_track(container)
+        index = _index(container, stream)
+        _check_whole(index, container, stream, start_s, end_s)
+        first_s = float(index.times_s[0]) if start_s is None else start_s
+        last_s = index.end_s if end_s is None else min(end_s, index.end_s)
+        chosen = choose_frames(index.times_s, frames, first_s, last_s)
+        pictures = _pictures(path, container.format.name in INDEXED_FORMATS, index, chosen)
+        pixels = np.stack([fit(picture, resize) for picture in pictures])
+    times_s = index.times_s[chosen]
+    step_s = (times_s[-1] - times_s[0]) / (len(chosen) - 1) if len(chosen) > 1 else last_s - first_s
+    return Frames(pixels, float(times_s[0] - (start_s or 0.0)), float(step_s))
+
+
+def choose_frames(times_s: np.ndarray, frames: int, start_s: float, end_s: float) -> np.ndarray:
+    """Indices [T] of the frames on screen in the middle of each of `frames` equal spans, none twice.
+
+    With F frames at a constant rate over the whole span these are floor((i + 1/2) F / frames).
+
+    Args:
+        times_s: Sorted times [F] at which frames appear.
+        frames: How many spans.
+        start_s: Beginning of the first span.
+        end_s: End of the last span.
+
+    """
+    middles_s = start_s + (np.arange(frames) + 0.5) * (end_s - start_s) / frames
+    shown = np.searchsorted(times_s, middles_s + ROUNDING_S, side="right") - 1
+    return np.unique(np.maximum(shown, 0))
+
+
+# ------------------------------------------------------------------------------------ index
+
+
+def _index(container: InputContainer, stream: VideoStream) -> _Index:
+    """Every packet's time, without decoding any."""
+    packets = [
+        (packet.pts, packet.is_keyframe, packet.duration or 0)
+        for packet in container.demux(stream)
+        if packet.size and not packet.is_discard and not packet.is_corrupt
+    ]
+    if not packets:
+        raise MediaError("no_frames", "the video stream has no whole frame")
+    # AVI and raw streams know the order of frames only; FFmpeg's guesses of their times contradict it.
+    if container.format.name == "avi" or any(pts is None for pts, _, _ in packets):
+        stamps, rate_hz = np.arange(len(packets)), float(stream.average_rate or stream.guessed_rate or 25)
+        return _Index(stamps, stamps[:1], stamps / rate_hz, len(stamps) / rate_hz, counted=True, closed=False)
+    stamps = np.array([pts for pts, _, _ in packets], dtype=np.int64)
+    is_key = np.array([key for _, key, _ in packets])
+    is_key[np.argmin(stamps)] = True  # nothing is before the first
+    closed = bool(np.all(stamps >= np.maximum.accumulate(np.where(is_key, stamps, stamps.min()))))
+    order = np.argsort(stamps)
+    steps = np.diff(stamps[order])
+    last = packets[order[-1]][2] or (int(np.median(steps)) if len(steps) else 0)
+    unit_s, zero_s = float(stream.time_base or 0), origin_s(container)
+    return _Index(
+        stamps[order],
+        np.sort(stamps[is_key]),
+        stamps[order] * unit_s - zero_s,
+        float((stamps.max() + last) * unit_s - zero_s),
+        counted=False,
+        closed=closed,
+    )
+
+
+def _check_whole(
+    index: _Index, container: InputContainer, stream: VideoStream, start_s: float | None, end_s: float | None
+) -> None:
+    """Refuse a segment outside the recording, and one that a truncated file has lost."""
+    declared_end_s = max(index.end_s, float(index.times_s[0]) + (declared_s(container, stream) or 0.0))
+    check_segment(start_s, end_s, declared_end_s)
+    wanted_s = declared_end_s if end_s is None else min(end_s, declared_end_s)
+    lost = len(index.stamps) < (1 - LOST_FRACTION) * stream.frames and wanted_s > index.end_s
+    if lost or clearly_short(index.end_s, wanted_s):
+        found = f"{len(index.stamps)} frames to {index.end_s:.3f} s"
+        count = f"{stream.frames} frames to " if stream.frames else ""
+        raise MediaError("short_video", f"{found}; the file declares {count}{declared_end_s:.3f} s")
+
+
+# ------------------------------------------------------------------------------------ read
+
+
+def _pictures(path: str, indexed: bool, index: _Index, chosen: np.ndarray) -> Iterator[np.ndarray]:
+    """The chosen frames one by one, upright, uint8 [H, W, 3]: by decord where it can be, else by PyAV."""
+    reader = _decord_reader(path, index) if indexed else None
+    if reader is not None:
+        return (reader[int(frame)].asnumpy() for frame in chosen)
+    return _read_with_pyav(path, index, index.stamps[chosen], seek=indexed and not index.counted)
+
+
+def _decord_reader(path: str, index: _Index) -> "decord.VideoReader | None":
+    """The file in decord; None where it is absent, cannot open it, or would miss frames."""
+    if decord is None or index.counted or index.stamps[0] != 0 or not index.closed:
+        return None
     try:
-        with av.open(path) as container:
-            stream = container.streams.best("video")
-            if not isinstance(stream, av.VideoStream) or _is_cover(stream):
-                raise MediaError("no_video_stream", "the file has no video stream")
-            tick = float(stream.time_base or 0)
-            duration_s = (container.duration or 0) / av.time_base
-            if stream.duration:
-                duration_s = stream.duration * tick
-            return VideoStream(stream.index, (stream.start_time or 0) * tick, duration_s)
-    except MediaError:
-        raise
-    except Exception as error:  # noqa: BLE001 - FFmpeg's errors are many; the file is at fault
-        raise MediaError("unreadable", _first_line(error)) from None
+        reader = decord.VideoReader(path, num_threads=1)
+    except Exception:  # noqa: BLE001 - DECORDError, RuntimeError or UnicodeDecodeError; PyAV tries next
+        return None
+    return reader if len(reader) == len(index.stamps) else None
 
 
-def _is_cover(stream: av.VideoStream) -> bool:
-    return bool(stream.disposition & Disposition.attached_pic)
-
-
-def _segment(duration_s: float, start_s: float | None, end_s: float | None) -> tuple[float, float]:
-    start = start_s or 0.0
-    end = min(end_s, duration_s) if end_s is not None and duration_s > 0 else (end_s or duration_s)
-    if end <= start:
-        raise MediaError("bad_segment", f"{start:g}–{end_s or end:g} s of a video of {duration_s:.3f} s")
-    return start, end
-
-
-def _wanted_times(start: float, end: float, frames: int) -> list[float]:
-    """The middle of each of n equal spans."""
-    span = (end - start) / frames
-    return [start + (index + 0.5) * span for index in range(frames)]
-
-
-def _require_length(decoded_s: float, stream: VideoStream) -> None:
-    missing = stream.duration_s - decoded_s
-    if missing > max(SHORT_S, 0.1 * stream.duration_s):
-        raise MediaError("short_video", f"{decoded_s:.2f} s of frames, {stream.duration_s:.2f} s declared")
-
-
-def _decord_frames(
-    path: str, stream: VideoStream, wanted_s: list[float], resize: PictureGeometry
-) -> tuple[list[float], list[np.ndarray]]:
-    assert decord is not None
-    reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-    spans_s = reader.get_frame_timestamp(range(len(reader)))  # [frames, (start, end)]
-    starts_s = spans_s[:, 0] - spans_s[0][0]
-    _require_length(float(spans_s[-1][1] - spans_s[0][0]), stream)
-    on_screen = np.searchsorted(starts_s, wanted_s, side="right") - 1
-    chosen = np.unique(np.clip(on_screen, 0, len(reader) - 1))
-    pictures: list[np.ndarray] = []
-    for at in range(0, len(chosen), GROUP):
-        group = reader.get_batch(chosen[at : at + GROUP].tolist()).asnumpy()
-        pictures += [resize(picture) for picture in group]
-    return starts_s[chosen].tolist(), pictures
-
-
-def _pyav_frames(
-    path: str, stream: VideoStream, wanted_s: list[float], resize: PictureGeometry
-) -> tuple[list[float], list[np.ndarray]]:
-    times_s: list[float] = []
-    pictures: list[np.ndarray] = []
-
-    def keep(time_s: float, frame: av.VideoFrame) -> None:
-        if not times_s or times_s[-1] != time_s:
-            upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-            times_s.append(time_s)
-            pictures.append(resize(upright))
-
-    targets = deque(wanted_s)
-    shown: tuple[float, av.VideoFrame] | None = None
-    for time_s, frame in _frames_from(path, stream, wanted_s[0]):
-        while targets and targets[0] < time_s:
-            keep(*(shown or (time_s, frame)))
-            targets.popleft()
-        if not targets:
-            return times_s, pictures
-        shown = (time_s, frame)
-    if shown is not None:
-        _require_length(shown[0], stream)
-        keep(*shown)
-    return times_s, pictures
-
-
-def _frames_from(path: str, stream: VideoStream, time_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
-    """(seconds from the stream's start, frame) in order, from some frame at or before `time_s` on."""
-    for seek in (True, False) if time_s > SEEK_FROM_S else (False,):
-        with av.open(path) as container:
-            source = container.streams[stream.index]
-            assert isinstance(source, av.VideoStream)
-            if seek:
-                container.seek(int((time_s + stream.start_s) / float(source.time_base or 1)), stream=source)
-            for count, frame in enumerate(container.decode(source)):
-                frame_s = (frame.time or 0.0) - stream.start_s
-                if seek and count == 0 and frame_s > time_s:
-                    break  # a container whose seek overshoots: once more, from the start
-                yield frame_s, frame
-            else:
+def _read_with_pyav(path: str, index: _Index, wanted: np.ndarray, *, seek: bool) -> Iterator[np.ndarray]:
+    """Frames at the stamps `wanted` (sorted), from the key frame before each or from the beginning."""
+    with open_media(path) as container:
+        stream = video_track(container)
+        stream.codec_context.thread_count = 1
+        frames, reached = _stamped(container, stream, index), index.keys[0]
+        for position, stamp in enumerate(wanted):
+            key = index.keys[max(np.searchsorted(index.keys, stamp, side="right") - 1, 0)]
+            if sought := seek and key > reached:
+                container.seek(int(key), stream=stream)
+                frames = _stamped(container, stream, index)
+            shown, frame = next(((at, frame) for at, frame in frames if at >= stamp), (None, None))
+            if sought and shown != stamp:  # the container cannot seek after all
+                yield from _read_with_pyav(path, index, wanted[position:], seek=False)
                 return
+            if frame is None or shown != stamp or frame.is_corrupt:
+                at_s = index.times_s[np.searchsorted(index.stamps, stamp)]
+                raise MediaError("corrupt", f"the frame at {at_s:.3f} s cannot be decoded whole")
+            reached = stamp
+            yield np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90 % 4)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _stamped(
+    container: InputContainer, stream: VideoStream, index: _Index
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decoded frames in the order they are shown, each with its stamp."""
+    frames = container.decode(stream)
+    if index.counted:
+        return enumerate(frames)
+    return ((frame.pts, frame) for frame in frames if frame.pts is not None)

@@ -8,6 +8,7 @@ returns the module; it gets pictures of 224 pixels scaled to [-1, 1].
 
 import difflib
 import importlib
+import pickle
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ def picture_geometry(
     crop_px = preset.crop_size[0] if preset else 224
     resize_px = preset.resize_size[0] if preset else 256
     if size is None:
-        return PictureGeometry(resize_px, crop_px, crop)
-    return PictureGeometry(max(size, round(size * resize_px / crop_px)), size, crop)
+        return PictureGeometry(crop=crop, resize_px=resize_px, crop_px=crop_px)
+    return PictureGeometry(crop=crop, resize_px=max(size, round(size * resize_px / crop_px)), crop_px=size)
 
 
 class FrameEncoder(nn.Module):
@@ -104,8 +105,9 @@ def _imported(encoder: str) -> nn.Module:
 def _load(network: nn.Module, weights: str) -> None:
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise TableError(f"weights {weights} cannot be read: {error}") from None
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if isinstance(error, OSError) else "it is no state dict"
+        raise TableError(f"weights {weights} cannot be read: {reason}") from None
     head = f"{_head_of(network)[0]}."
     own = network.state_dict()
     state = {key: value for key, value in state.items() if not key.startswith(head)}
