@@ -15,6 +15,7 @@ from mmray.partitions import write_partition
 from mmray.samples.clips import write_clips
 from mmray.storage import Storage
 from mmray.tables import FeatureShape, feature_schema, vectors_to_column
+from pipelines.extract import extract
 
 CLIP_CONFIG = """
 output: {output}
@@ -94,6 +95,16 @@ def clip_project(clips, tmp_path) -> Project:
         return load_config(path, overrides)
 
     return project
+
+
+@pytest.fixture(scope="session")
+def extracted(clips, ray_cluster, tmp_path_factory) -> tuple[Config, dict]:
+    """The clips' config with its feature table made, and the summary; tests only read it."""
+    folder = tmp_path_factory.mktemp("extracted")
+    path = folder / "config.yaml"
+    path.write_text(CLIP_CONFIG.format(output=folder / "out", data=clips.folder))
+    config = load_config(path)
+    return config, extract(config)
 
 
 @pytest.fixture

@@ -40,9 +40,8 @@ def assert_same_rows(one: pa.Table, other: pa.Table) -> None:
             assert one[name].to_pylist() == other[name].to_pylist()
 
 
-def test_every_sample_is_a_row_and_every_damage_has_its_reason(clip_project, clips):
-    config = clip_project()
-    summary = extract(config)
+def test_every_sample_is_a_row_and_every_damage_has_its_reason(extracted, clips):
+    config, summary = extracted
     table = table_of(config)
     assert table["sample_id"].to_pylist() == list(clips.faults)
     for row in table.to_pylist():
@@ -55,9 +54,8 @@ def test_every_sample_is_a_row_and_every_damage_has_its_reason(clip_project, cli
     )
 
 
-def test_a_failed_modality_is_null_and_never_zeros(clip_project):
-    config = clip_project()
-    extract(config)
+def test_a_failed_modality_is_null_and_never_zeros(extracted):
+    config, _ = extracted
     for row in table_of(config).to_pylist():
         failed = {error["modality"] for error in row["errors"]}
         for name in config.features:
@@ -74,18 +72,16 @@ def test_a_failed_modality_is_null_and_never_zeros(clip_project):
     ],
     ids=["one actor", "three actors, small batches", "two pools"],
 )
-def test_where_it_runs_never_changes_what_comes_out(clip_project, overrides):
-    usual = clip_project()
-    extract(usual)
-    other = clip_project(*overrides, f"output={usual.output}-other")
+def test_where_it_runs_never_changes_what_comes_out(extracted, clip_project, overrides):
+    usual, _ = extracted
+    other = clip_project(*overrides)
     summary = extract(other)
     assert summary["placement"] == ("split" if "extract.placement=split" in overrides else "fused")
     assert_same_rows(table_of(usual), table_of(other))
 
 
-def test_a_finished_table_is_left_alone_and_ray_is_not_even_imported(clip_project, tmp_path):
-    config = clip_project()
-    extract(config)
+def test_a_finished_table_is_left_alone_and_ray_is_not_even_imported(extracted, tmp_path):
+    config, _ = extracted
     before = files_of(config)
     path = tmp_path / "again.yaml"
     path.write_text(dump_config(config))
@@ -129,12 +125,11 @@ def test_killed_drivers_lose_and_repeat_nothing(clip_project, clips, tmp_path):
     assert table_of(config)["sample_id"].to_pylist() == list(clips.faults)
 
 
-def test_features_of_two_settings_never_mix(clip_project):
-    config = clip_project()
-    extract(config)
+def test_features_of_two_settings_never_mix(extracted, clip_project):
+    config, _ = extracted
     before = files_of(config)
     with pytest.raises(TableError, match=r"features\.voice\.n_mels: 8 → 16"):
-        extract(clip_project("features.voice.n_mels=16"))
+        extract(clip_project("features.voice.n_mels=16", f"output={config.output}"))
     assert files_of(config) == before
 
 
