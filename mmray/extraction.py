@@ -70,19 +70,29 @@ class Preparation:
 
     def __call__(self, samples: pa.Table) -> Prepared:
         """Decode every sample of a table; nothing a sample does raises."""
-        prepared = Prepared(samples, {name: [] for name in self.features}, [])
         with _LocalMedia(self.storage, samples) as media:
-            for row, sample in enumerate(samples.to_pylist()):
-                errors: list[dict[str, Any]] = []
-                for name, feature in self.features.items():
-                    step = None
-                    try:
-                        step = self._step(name, feature, sample, media, prepared.seconds)
-                    except MediaError as error:
-                        errors.append(_error_entry(name, error))
-                    prepared.steps[name].append(step)
-                prepared.errors.append(errors)
-                media.drop(row)
+            return self._prepared(samples, media)
+
+    def slices(self, samples: pa.Table, slice_samples: int) -> Iterator[Prepared]:
+        """The same, `slice_samples` rows at a time; a file that several slices share is fetched once."""
+        with _LocalMedia(self.storage, samples) as media:
+            for first in range(0, samples.num_rows, slice_samples):
+                yield self._prepared(samples.slice(first, slice_samples), media, first)
+
+    def _prepared(self, samples: pa.Table, media: "_LocalMedia", first: int = 0) -> Prepared:
+        """`first` is the place of `samples` in the table that `media` was made for."""
+        prepared = Prepared(samples, {name: [] for name in self.features}, [])
+        for row, sample in enumerate(samples.to_pylist(), start=first):
+            errors: list[dict[str, Any]] = []
+            for name, feature in self.features.items():
+                step = None
+                try:
+                    step = self._step(name, feature, sample, media, prepared.seconds)
+                except MediaError as error:
+                    errors.append(_error_entry(name, error))
+                prepared.steps[name].append(step)
+            prepared.errors.append(errors)
+            media.drop(row)
         return prepared
 
     def _step(

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import pickle
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = ["announce_wait", "connect", "nodes", "stream_partitions", "use_own_cp
 
 
 FAULT = "mmray.fault"
+RELEASE_S = 5.0  # Ray gives back what an ended stage held within a second or two
 
 
 def connect(address: str | None = None) -> None:
@@ -63,16 +65,21 @@ def announce_wait(pools: Sequence[Pool]) -> None:
     """Say so where the cluster is large enough but busy: Ray itself would wait without a word."""
     import ray
 
-    free = ray.available_resources()
-    for resource, needed in (
-        ("CPU", sum(pool.size * pool.cpus for pool in pools)),
-        ("GPU", sum(pool.size * pool.gpus for pool in pools)),
-    ):
-        if needed > free.get(resource, 0.0) + 1e-6:
-            console.err.print(
-                f"waiting for {resource}s: {needed:g} needed, {free.get(resource, 0.0):g} free; "
-                "other jobs of this cluster hold the rest"
-            )
+    needed = {
+        "CPU": sum(pool.size * pool.cpus for pool in pools),
+        "GPU": sum(pool.size * pool.gpus for pool in pools),
+    }
+    deadline = time.monotonic() + RELEASE_S
+    while busy := [
+        f"{amount:g} {name}s needed, {free.get(name, 0.0):g} free"
+        for free in [ray.available_resources()]
+        for name, amount in needed.items()
+        if amount > free.get(name, 0.0) + 1e-6
+    ]:
+        if time.monotonic() > deadline:
+            console.err.print(f"waiting: {'; '.join(busy)}; other jobs of this cluster hold the rest")
+            return
+        time.sleep(0.1)
 
 
 def stream_partitions(

@@ -56,7 +56,8 @@ def test_any_accepted_extract_plan_fits():
     for nodes, actors, encoders, cpus, placement in itertools.product(
         CLUSTERS, ["auto", 1, 2, 5], ["auto", 1, 3], [0.25, 0.9, 1.0, 3.0], ["fused", "split"]
     ):
-        config = ExtractConfig(actors=actors, encoders=encoders, cpus_per_actor=cpus, placement=placement)
+        settings = {"actors": actors, "encoders": encoders, "cpus_per_actor": cpus, "placement": placement}
+        config = ExtractConfig.model_validate(settings)
         try:
             plan = plan_extract(config, nodes, 100)
         except PlanError:

@@ -57,7 +57,7 @@ def test_scored_rows_are_the_tables_rows_and_give_the_metrics_that_training_told
         assert predictions[name].to_pylist() == truth[name].to_pylist()
     assert summary["rows"] == summary["rows_this_run"] == truth.num_rows
 
-    test = predictions.filter(pa.compute.equal(predictions["split"], "test")).to_pandas()
+    test = predictions.to_pandas().query("split == 'test'")
     accuracy = (test["emotion"] == test["emotion_predicted"]).mean()
     error = np.abs(test["score"] - test["score_predicted"]).mean()
     assert rows["fused"]["n"] == len(test)
