@@ -118,27 +118,33 @@ class Preparation:
 
 
 def _text_step(feature: TokensFeature | TextFeature, text: str) -> Step:
-    if not text.strip():
-        raise MediaError("empty", "the text has no characters")
-    if isinstance(feature, TextFeature):
-        return Step(text)
-    return Step(tokenize(text, lowercase=feature.lowercase, max_tokens=feature.max_tokens))
+    if isinstance(feature, TokensFeature):
+        words = tokenize(text, lowercase=feature.lowercase, max_tokens=feature.max_tokens)
+    else:
+        words = tokenize(text)
+    if not words:
+        raise MediaError("empty", "the text has no words")
+    return Step(words if isinstance(feature, TokensFeature) else text)
 
 
 def _mel_step(feature: MelFeature, path: str, segment: dict[str, float | None], sample_id: str) -> Step:
-    samples = decode_audio(path, sample_rate_hz=feature.sample_rate_hz, **segment).samples
+    rate_hz = feature.sample_rate_hz
+    samples = decode_audio(path, sample_rate_hz=rate_hz, **segment).samples
+    if not np.isfinite(samples).all():  # floating-point formats can hold anything
+        raise MediaError("corrupt", "the sound has samples that are no numbers")
     if feature.snr_db is not None:
         samples = add_white_noise(
             samples, snr_db=feature.snr_db, seed_text=sample_id, seed=feature.noise_seed
         )
     mel = log_mel(
         samples,
-        sample_rate_hz=feature.sample_rate_hz,
+        sample_rate_hz=rate_hz,
         n_mels=feature.n_mels,
         window_ms=feature.window_ms,
         hop_ms=feature.hop_ms,
     )
-    return Step(mel, 0.0, feature.hop_ms / 1000)
+    hop = max(1, round(feature.hop_ms * rate_hz / 1000))  # whole samples, as log_mel takes it
+    return Step(mel, 0.0, hop / rate_hz)
 
 
 class _LocalMedia:
@@ -149,7 +155,7 @@ class _LocalMedia:
         sources = [name for name in ("video", "audio", "image") if name in samples.column_names]
         self.last_use: dict[str, int] = {}
         for row, uris in enumerate(samples.select(sources).to_pylist()):
-            self.last_use.update({uri: row for uri in uris.values() if uri})
+            self.last_use.update({uri: row for uri in uris.values() if uri is not None})
         self.copies: dict[str, contextlib.ExitStack] = {}
         self.paths: dict[str, str | MediaError] = {}
 
@@ -325,7 +331,8 @@ def from_arrow(table: pa.Table) -> Prepared:
 
 
 def _step_at(table: pa.Table, name: str, row: int) -> Step | None:
-    value: Any = table[f"{name}.words"][row].as_py() or table[f"{name}.text"][row].as_py()
+    words = table[f"{name}.words"][row].as_py()
+    value: Any = table[f"{name}.text"][row].as_py() if words is None else words
     if (shape := table[f"{name}.shape"][row].as_py()) is not None:
         raw = table[f"{name}.bytes"][row].as_buffer()
         value = np.frombuffer(raw, dtype=table[f"{name}.dtype"][row].as_py()).reshape(shape)

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmray.config import StorageConfig
+from mmray.config import Config, FramesFeature, StorageConfig, TextFeature, override
 from mmray.errors import MediaError, StorageError
 
 if TYPE_CHECKING:
     import fsspec
     import pyarrow.fs
 
-__all__ = ["SCHEMES", "Storage", "absolute", "join", "parent", "scheme_of"]
+__all__ = ["SCHEMES", "Storage", "absolute", "absolute_paths", "join", "parent", "scheme_of"]
 
 SCHEMES = ("", "file", "s3")
 
@@ -53,6 +53,20 @@ def absolute(uri: str) -> str:
     if scheme_of(uri) == "s3":
         return uri
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+
+
+def absolute_paths(config: Config) -> Config:
+    """Local paths of a config made absolute: a worker's working directory is another.
+
+    Weights and models are paths where there is such a file or folder, else names.
+    """
+    paths = {"output": config.output, "samples.manifest": config.samples.manifest}
+    for name, feature in config.features.items():
+        if isinstance(feature, FramesFeature) and os.path.exists(os.path.expanduser(feature.weights)):
+            paths[f"features.{name}.weights"] = feature.weights
+        if isinstance(feature, TextFeature) and os.path.exists(os.path.expanduser(feature.model)):
+            paths[f"features.{name}.model"] = feature.model
+    return override(config, {dotted: absolute(path) for dotted, path in paths.items()})
 
 
 @dataclass(frozen=True)

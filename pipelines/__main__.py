@@ -1,11 +1,13 @@
 """The command line: `mmray STAGE CONFIG [section.key=value …]`.
 
-Exit codes: 0 done; 1 a fault the user can act on, told in one line or list; 2 wrong usage. Only what a
-command needs is imported, so that help, `init` and a config fault answer at once.
+Exit codes: 0 done; 1 a fault the user can act on, told in one line or list; 2 wrong usage; 130 interrupted.
+A command reads the config before it imports what does the work, so that help, `init` and a config fault
+answer at once.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +18,8 @@ from mmray.errors import MmrayError
 
 if TYPE_CHECKING:
     from mmray.config import Config
+
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
     name="mmray",
@@ -28,7 +32,7 @@ app = typer.Typer(
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The project's YAML file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[section.key=value]…", help="Settings in place of the file's."),
+    typer.Argument(metavar="section.key=value", help="Settings in place of the file's."),
 ]
 Address = Annotated[
     str | None,
@@ -61,22 +65,25 @@ def demo(
 
 
 @app.command()
-def init(folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path()) -> None:
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path()) -> None:
     """Write a commented starter config, mmray.yaml."""
+    from mmray.storage import Storage
+
     target = folder / "mmray.yaml"
     if target.exists():
         raise MmrayError(f"{target} is already there; it is left as it is")
-    folder.mkdir(parents=True, exist_ok=True)
-    target.write_text((Path(__file__).parent / "starter.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    Storage().write(str(target), (Path(__file__).parent / "starter.yaml").read_bytes())
     typer.echo(f"wrote {target}\nedit it, then: mmray check {target}")
 
 
 @app.command()
-def check(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Check config, storage and manifest, decode a few samples, show the plan; needs no cluster."""
+def check(config: ConfigPath, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Check config, storage, manifest and labels, decode a few samples, show the plan; needs no cluster."""
+    loaded = _load(config, overrides)
     from pipelines.check import check as run_check
+    from pipelines.check import show
 
-    run_check(_load(config, overrides), str(config))
+    _tell(run_check(loaded), as_json, lambda findings: show(findings, str(config)))
 
 
 @app.command()
@@ -84,9 +91,11 @@ def extract(
     config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
 ) -> None:
     """Media → feature table, on Ray Data; a table begun is continued, a finished one is left."""
+    loaded = _load(config, overrides)
+    from pipelines import console
     from pipelines.extract import extract as run_extract
 
-    _end(run_extract(_load(config, overrides), address), "extract", config, as_json)
+    _tell(run_extract(loaded, address), as_json, lambda done: console.show("extract", done, str(config)))
 
 
 @app.command()
@@ -94,9 +103,11 @@ def train(
     config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
 ) -> None:
     """Feature table → fusion model and its test metrics, on Ray Train."""
+    loaded = _load(config, overrides)
+    from pipelines import console
     from pipelines.train import train as run_train
 
-    _end(run_train(_load(config, overrides), address), "train", config, as_json)
+    _tell(run_train(loaded, address), as_json, lambda done: console.show("train", done, str(config)))
 
 
 @app.command()
@@ -104,9 +115,11 @@ def tune(
     config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
 ) -> None:
     """Search the settings in `tune.space`, on Ray Tune; writes the best config."""
+    loaded = _load(config, overrides)
+    from pipelines import console
     from pipelines.tune import tune as run_tune
 
-    _end(run_tune(_load(config, overrides), address), "tune", config, as_json)
+    _tell(run_tune(loaded, address), as_json, lambda done: console.show("tune", done, str(config)))
 
 
 @app.command()
@@ -114,42 +127,55 @@ def score(
     config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
 ) -> None:
     """Feature table + model → prediction table, on Ray Data."""
+    loaded = _load(config, overrides)
+    from pipelines import console
     from pipelines.score import score as run_score
 
-    _end(run_score(_load(config, overrides), address), "score", config, as_json)
+    _tell(run_score(loaded, address), as_json, lambda done: console.show("score", done, str(config)))
 
 
 @app.command()
 def report(config: ConfigPath, overrides: Overrides = None) -> None:
     """All that was done so far as one HTML page."""
+    loaded = _load(config, overrides)
     from mmray.storage import Storage
     from pipelines.report import write_report
 
-    loaded = _load(config, overrides)
     typer.echo(f"report: {write_report(loaded.output, Storage(loaded.storage), loaded)}")
 
 
 @app.command()
-def run(config: ConfigPath, overrides: Overrides = None, address: Address = None) -> None:
+def run(
+    config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
+) -> None:
     """Extract, train, score and report, one after the other."""
-    from pipelines.run import run_all
+    loaded = _load(config, overrides)
+    from pipelines.run import run_all, run_stages
 
-    run_all(_load(config, overrides), str(config), address)
+    if as_json:
+        typer.echo(json.dumps(dict(run_stages(loaded, address)), ensure_ascii=False))
+    else:
+        run_all(loaded, str(config), address)
 
 
 @app.command()
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A project's output, a table or a model.")],
+    as_json: Json = False,
 ) -> None:
-    """What a table or a model holds: counts, schema, failures by reason."""
-    from pipelines.inspect import inspect as run_inspect
+    """What a table or a model holds: counts, schema, failures by reason.
 
-    run_inspect(path)
+    For s3:// the endpoint and the keys are the environment's.
+    """
+    from pipelines.inspect import inspect as run_inspect
+    from pipelines.inspect import show
+
+    _tell(run_inspect(path), as_json, show)
 
 
 @app.command()
 def submit(
-    stage: Stage,
+    stage: Annotated[Stage, typer.Argument(metavar="STAGE", help=f"One of {', '.join(Stage)}.")],
     config: ConfigPath,
     overrides: Overrides = None,
     address: Annotated[
@@ -157,9 +183,10 @@ def submit(
     ] = "http://127.0.0.1:8265",
 ) -> None:
     """Run a stage as a Ray Job: uploads code and config, streams the log, returns its exit code."""
+    loaded = _load(config, overrides)
     from pipelines.submit import submit as run_submit
 
-    raise typer.Exit(run_submit(stage.value, _load(config, overrides), address))
+    raise typer.Exit(run_submit(stage.value, loaded, str(config), address))
 
 
 def _load(path: Path, overrides: list[str] | None) -> "Config":
@@ -168,22 +195,25 @@ def _load(path: Path, overrides: list[str] | None) -> "Config":
     return load_config(path, overrides or [])
 
 
-def _end(summary: dict[str, Any], stage: str, config: Path, as_json: bool) -> None:
+def _tell(summary: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """A summary as one line of JSON for scripts, or as a person reads it."""
     if as_json:
         typer.echo(json.dumps(summary, ensure_ascii=False))
-        return
-    from pipelines import console
-
-    console.show(stage, summary, str(config))
+    else:
+        show(summary)
 
 
 def main() -> None:
     """Entry point of the `mmray` command."""
     try:
-        app()
+        app(prog_name="mmray")
     except MmrayError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            typer.echo("interrupted; what is finished stays", err=True)
+        raise
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from mmray.fingerprint import feature_spec, hash_of, require_same
 from mmray.partitions import done_partitions, read_partition, write_partition
 from mmray.plan import ExtractPlan, plan_extract
 from mmray.samples.manifest import SamplePlan, plan_samples
-from mmray.storage import Storage
+from mmray.storage import Storage, absolute_paths
 from pipelines import console
 
 __all__ = ["extract", "features_folder"]
@@ -37,6 +37,7 @@ def extract(config: Config, address: str | None = None) -> dict[str, Any]:
         SamplesError, StorageError, TableError, PlanError: before anything is computed.
         BudgetError: when too large a share of the samples failed.
     """
+    config = absolute_paths(config)
     storage, folder = Storage(config.storage), features_folder(config)
     plan = plan_samples(config, storage, f"{folder}/_plan")
     spec = feature_spec(config)
@@ -245,8 +246,8 @@ class Tally:
             top = ", ".join(f"{f['count']} × {f['modality']} {f['reason']}" for f in self.failures()[:5])
             raise BudgetError(
                 f"{self.failed_rows} of {self.rows} samples failed, more than extract.max_failed_fraction "
-                f"= {max_failed_fraction:g} allows: {top}; what is written stays, with a higher limit the same "
-                "command goes on from there"
+                f"= {max_failed_fraction:g} allows: {top}; what is written stays, with a higher limit the "
+                "same command goes on from there"
             )
 
 

@@ -1,4 +1,8 @@
-"""What lies below a path: a feature table, a prediction table, a model, or a project's output."""
+"""A path → what lies there: a table, a model, a training, or all that a project's output holds."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from mmray.errors import TableError
 from mmray.partitions import done_partitions, read_partition
@@ -6,41 +10,65 @@ from mmray.storage import Storage
 from mmray.tables import errors_of
 from pipelines import console
 
-__all__ = ["inspect"]
+__all__ = ["inspect", "show"]
 
 
-def inspect(path: str) -> None:
-    """Print counts, schema and failures of a table, or settings and metrics of a model.
+def inspect(path: str) -> dict[str, Any]:
+    """What is at `path` and where the stages write below it: {path, tables, training, model}.
+
+    A table has {path, rows, files, splits, schema, failures}; `training` is the results of the latest
+    one, `model` a model's description; null where there is none.
 
     Raises:
         TableError: where there is none of these.
     """
     storage, path = Storage(), path.rstrip("/")
-    if storage.exists(f"{path}/model.json"):
-        model = storage.read_json(f"{path}/model.json")
-        console.out.print_json(data={key: value for key, value in model.items() if key != "vocabulary"})
-        return
-    tables = [path, *(f"{path}/{name}" for name in ("features", "predictions"))]
-    found = [table for table in tables if done_partitions(storage, table)]
-    if not found:
-        raise TableError(f"{path}: no feature table, prediction table or model here")
-    for table in found:
-        _inspect_table(storage, table)
+    if not storage.names(path):
+        raise TableError(f"{path}: no such folder, or an empty one")
+    training = storage.read_json(f"{path}/results.json") or storage.read_json(f"{path}/train/results.json")
+    below = [f"{path}/predictions/{name}" for name in sorted(storage.names(f"{path}/predictions"))]
+    below += [f"{path}/{name}" for name in sorted(storage.names(path)) if path.endswith("/predictions")]
+    tables = [table for folder in (path, f"{path}/features", *below) if (table := _table(storage, folder))]
+    model = storage.read_json(f"{path}/model.json")
+    if not (tables or training or model):
+        raise TableError(f"{path}: no feature table, prediction table, training or model here")
+    return {"path": path, "tables": tables, "training": training, "model": model}
 
 
-def _inspect_table(storage: Storage, folder: str) -> None:
+def show(found: Mapping[str, Any]) -> None:
+    """Print what `inspect` found."""
+    for table in found["tables"]:
+        splits = ", ".join(f"{name} {count}" for name, count in sorted(table["splits"].items()))
+        lines = [f"{table['path']}: {table['rows']} rows ({splits}) in {table['files']} files"]
+        lines += [f"  {name:<24} {kind}" for name, kind in table["schema"].items()]
+        console.out.print("\n".join(lines), markup=False, soft_wrap=True)
+        if table["failures"]:
+            console.out.print(console.failure_table(table["failures"]))
+    if training := found["training"]:
+        console.out.print(f"training: {training['model']}", markup=False)
+        console.out.print(console.results_table(training["rows"]))
+    if found["model"]:
+        console.out.print_json(data=found["model"])
+
+
+def _table(storage: Storage, folder: str) -> dict[str, Any] | None:
+    """Counts, schema and failures of a table; reads ids, splits and errors only. None: not a table."""
     partitions = done_partitions(storage, folder)
-    first = read_partition(storage, folder, partitions[0])
-    rows, by_reason = 0, {}
+    if not partitions:
+        return None
+    schema = read_partition(storage, folder, partitions[0]).schema
+    rows, splits, by_reason = 0, Counter(), Counter()
     for partition in partitions:
-        part = read_partition(storage, folder, partition, ["sample_id", "errors"])
+        part = read_partition(storage, folder, partition, ["sample_id", "split", "errors"])
         rows += part.num_rows
-        for error in errors_of(part):
-            key = (error["modality"], error["reason"])
-            by_reason.setdefault(key, set()).add(error["sample_id"])
-    console.out.print(f"[bold]{folder}[/]: {rows} rows in {len(partitions)} files")
-    for field in first.schema:
-        console.out.print(f"  {field.name:<24} {field.type}", markup=False)
-    failures = [{"modality": m, "reason": r, "count": len(ids)} for (m, r), ids in by_reason.items()]
-    if failures:
-        console.out.print(console.failure_table(failures))
+        splits.update(split or "no split" for split in part["split"].to_pylist())
+        failed = {(error["sample_id"], error["modality"], error["reason"]) for error in errors_of(part)}
+        by_reason.update((modality, reason) for _, modality, reason in sorted(failed))
+    return {
+        "path": folder,
+        "rows": rows,
+        "files": len(partitions),
+        "splits": dict(splits),
+        "schema": {field.name: str(field.type) for field in schema},
+        "failures": [{"modality": m, "reason": r, "count": n} for (m, r), n in by_reason.most_common()],
+    }

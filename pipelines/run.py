@@ -1,5 +1,8 @@
 """The whole journey: extract → train → score → report."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from mmray.config import Config
 from mmray.storage import Storage
 from pipelines import console
@@ -8,11 +11,20 @@ from pipelines.report import write_report
 from pipelines.score import score
 from pipelines.train import train
 
-__all__ = ["run_all"]
+__all__ = ["run_all", "run_stages"]
+
+
+def run_stages(config: Config, address: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Run every stage on a config, each going on where it was left; (stage, summary) as each ends."""
+    for name, stage in (("extract", extract), ("train", train), ("score", score)):
+        yield name, stage(config, address)
+    yield "report", {"output": write_report(config.output, Storage(config.storage), config)}
 
 
 def run_all(config: Config, config_path: str, address: str | None = None) -> None:
-    """Run every stage on a config, each going on where it was left, and show what each made."""
-    for name, stage in (("extract", extract), ("train", train), ("score", score)):
-        console.show(name, stage(config, address), config_path)
-    console.out.print(f"\nreport: {write_report(config.output, Storage(config.storage), config)}")
+    """Run every stage and show what each made."""
+    for name, summary in run_stages(config, address):
+        if name == "report":
+            console.out.print(f"\nreport: {summary['output']}", markup=False)
+        else:
+            console.show(name, summary, config_path)

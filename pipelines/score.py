@@ -15,7 +15,7 @@ from mmray.errors import TableError
 from mmray.fingerprint import require_same
 from mmray.partitions import done_partitions, read_partition, write_partition
 from mmray.plan import plan_score
-from mmray.storage import Storage, absolute
+from mmray.storage import Storage, absolute_paths
 from pipelines import console
 from pipelines.extract import features_folder
 from pipelines.train import require_features
@@ -30,6 +30,7 @@ def score(config: Config, address: str | None = None) -> dict[str, Any]:
         TableError: where features or model are not there, or the model was trained on other features.
         PlanError: where the actors do not fit.
     """
+    config = absolute_paths(config)
     storage, features = Storage(config.storage), features_folder(config)
     model = _require_model(config, storage)
     folder = config.path("predictions", model["model_fingerprint"])
@@ -37,7 +38,9 @@ def score(config: Config, address: str | None = None) -> dict[str, Any]:
     todo = sorted(set(partitions) - set(done))
     summary = storage.read_json(f"{folder}/_summary.json")
     if summary is None or todo:
-        summary = _score(config, storage, model["model"], folder, todo, done, address)
+        summary = _score(
+            config, storage, config.path("train", model["run"], "model"), folder, todo, done, address
+        )
         rows = storage.read_json(f"{features}/_summary.json")["rows"]
         if summary["rows"] != rows:
             raise AssertionError(f"{folder}: {summary['rows']} predictions for {rows} rows")
@@ -63,9 +66,9 @@ def _score(
     pool = plan_score(config.score, cluster.nodes(), max(1, len(todo)))
     settings = {
         "storage": storage,
-        "features": absolute(features_folder(config)),
-        "model": absolute(model),
-        "predictions": absolute(folder),
+        "features": features_folder(config),
+        "model": model,
+        "predictions": folder,
         "batch_size": config.score.batch_size,
     }
     start = time.perf_counter()

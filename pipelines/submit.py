@@ -1,62 +1,78 @@
 """A stage as a Ray Job: this code and the config go to the cluster, its log and exit code come back."""
 
 import asyncio
+import logging
+import os
+import shlex
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from mmray.config import Config, dump_config, override
+from mmray.config import Config, dump_config
 from mmray.errors import PlanError
-from mmray.storage import absolute
+from mmray.storage import absolute_paths
 from pipelines import console
 
 __all__ = ["submit"]
 
 
-def submit(stage: str, config: Config, address: str) -> int:
+def submit(stage: str, config: Config, config_path: str, address: str) -> int:
     """Run `mmray STAGE` on the cluster behind the dashboard at `address`; returns the job's exit code.
 
-    The cluster's machines need mmray's dependencies (cluster/README.md), not mmray itself. Local paths
-    of the config are made absolute: they must be the same files on every machine, or be s3://.
+    The `python` of the cluster's machines must have mmray's dependencies (cluster/README.md); mmray itself
+    is uploaded, and wins over one that is installed there. Local paths of the config are made absolute:
+    they must be the same files on every machine, or be s3://.
 
     Raises:
         PlanError: where no Ray dashboard answers, or it refuses the token.
     """
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobStatus
 
-    try:
-        client = JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
-        raise PlanError(
-            f"no Ray cluster takes jobs at {address}: {str(error).strip().splitlines()[0]}; is its dashboard "
-            "there, and does this shell have its token (RAY_AUTH_MODE=token, ~/.ray/auth_token)?"
-        ) from None
+    client = _client(address)
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.yaml").write_text(dump_config(_absolute(config)), encoding="utf-8")
+        name = Path(config_path).name
+        Path(folder, name).write_text(dump_config(absolute_paths(config)), encoding="utf-8")
         root = Path(__file__).parent.parent
         job = client.submit_job(
-            entrypoint=f"python -m pipelines {stage} config.yaml",
+            entrypoint=f"python -m pipelines {stage} {shlex.quote(name)}",
             runtime_env={
                 "working_dir": folder,
                 "py_modules": [str(root / "mmray"), str(root / "pipelines")],
                 "excludes": ["__pycache__"],
             },
         )
-    console.err.print(f"job {job} at {address}")
-    asyncio.run(_stream_log(client, job))
+    console.err.print(f"job {job} at {address}; it goes on without this command, `ray job stop` ends it")
+    asyncio.run(_print_log(client, job))
     details = client.get_job_info(job)
     if details.driver_exit_code is not None:
         return details.driver_exit_code
     if details.status != JobStatus.SUCCEEDED:
-        console.err.print(f"job {job} {details.status.value.lower()}: {details.message}")
+        console.err.print(f"job {job} {details.status.value.lower()}: {details.message}", markup=False)
         return 1
     return 0
 
 
-async def _stream_log(client, job: str) -> None:
+def _client(address: str) -> Any:
+    """A client of the cluster's job server, once it has answered."""
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
+    # Ray's client would take these before the address it is given.
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        os.environ.pop(name, None)
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError:
+        raise PlanError(
+            f"the Ray cluster at {address} wants its token: export RAY_AUTH_MODE=token, and put the token "
+            "into ~/.ray/auth_token or RAY_AUTH_TOKEN (`ray get-auth-token` shows it on the head)"
+        ) from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        fault = str(error).strip().splitlines()[0]
+        raise PlanError(f"no Ray cluster takes jobs at {address} (--address): {fault}") from None
+
+
+async def _print_log(client: Any, job: str) -> None:
     async for lines in client.tail_job_logs(job):
         console.out.print(lines, end="", markup=False, soft_wrap=True)
-
-
-def _absolute(config: Config) -> Config:
-    paths = {"output": config.output, "samples.manifest": config.samples.manifest}
-    return override(config, {dotted: absolute(path) for dotted, path in paths.items()})

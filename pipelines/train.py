@@ -20,7 +20,7 @@ from mmray.errors import MmrayError, SamplesError, TableError
 from mmray.fingerprint import feature_spec, hash_of, require_same
 from mmray.partitions import read_table
 from mmray.plan import Workers, plan_train
-from mmray.storage import Storage, absolute
+from mmray.storage import Storage, absolute_paths
 from pipelines import console
 from pipelines.epochs import EpochFeed, watch_training
 from pipelines.extract import features_folder
@@ -36,12 +36,13 @@ def train(config: Config, address: str | None = None) -> dict[str, Any]:
         SamplesError: where a split is empty or a label is unknown, before any worker starts.
         PlanError: where the workers do not fit.
     """
+    config = absolute_paths(config)
     storage = Storage(config.storage)
     features = require_features(config, storage)
     run = _run_name(config, features)
     results = storage.read_json(f"{config.path('train')}/{run}/results.json")
     if results is None:
-        check_targets(config, storage)
+        check_targets(config, load_features(config, storage, []))
         results = _train(config, storage, run, features, address)
         storage.write_json(f"{config.path('train')}/{run}/results.json", results)
     storage.write_json(f"{config.path('train')}/results.json", results)
@@ -99,15 +100,14 @@ def require_features(config: Config, storage: Storage) -> str:
     return fingerprint
 
 
-def check_targets(config: Config, storage: Storage) -> None:
-    """Look at splits and labels, reading no feature.
+def check_targets(config: Config, data: Any) -> None:
+    """Look at the splits and labels of a FeatureSet, which needs no features for this.
 
     Raises:
         SamplesError: where train or val is empty, or a label is not known from training.
     """
     from mmray.learn.codes import fit_codes
 
-    data = load_features(config, storage, [])
     for split in ("train", "val"):
         if not (data.split == split).any():
             counts = {name: int((data.split == name).sum()) for name in ("train", "val", "test")}
@@ -149,14 +149,14 @@ def _fit_on_workers(
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon it sees that workers ended
-    filesystem, path = storage.arrow(absolute(config.path("train")))
+    filesystem, path = storage.arrow(config.path("train"))
     epochs = EpochFeed.start()
     trainer = TorchTrainer(
         fit_worker,
         train_loop_config={
             "config": config,
             "storage": storage,
-            "model_folder": absolute(config.path("train", run, "model")),
+            "model_folder": config.path("train", run, "model"),
             "features_fingerprint": features,
             "epochs": epochs,
         },

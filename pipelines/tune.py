@@ -16,7 +16,7 @@ from mmray.config import Config, Space, dump_config, override
 from mmray.errors import ConfigError, TableError
 from mmray.fingerprint import hash_of
 from mmray.plan import Pool, plan_tune
-from mmray.storage import Storage, absolute
+from mmray.storage import Storage, absolute_paths
 from pipelines.epochs import EpochFeed, watch_trials
 from pipelines.train import check_targets, load_features, require_features
 
@@ -31,10 +31,11 @@ def tune(config: Config, address: str | None = None) -> dict[str, Any]:
         TableError: where the features are not there or every trial failed.
         PlanError: where not even one trial fits.
     """
+    config = absolute_paths(config)
     _check_space(config)
     storage = Storage(config.storage)
     features = require_features(config, storage)
-    check_targets(config, storage)
+    check_targets(config, load_features(config, storage, []))
     from pipelines import cluster
 
     cluster.connect(address)
@@ -96,7 +97,7 @@ def _search(config: Config, storage: Storage, features: str, concurrent: int, ep
         ),
         {"CPU": config.tune.cpus_per_trial, "GPU": config.tune.gpus_per_trial},
     )
-    filesystem, path = storage.arrow(absolute(config.path("tune")))
+    filesystem, path = storage.arrow(config.path("tune"))
     name = _search_name(config, features)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0: Tune's own tables stay away
     if ray_tune.Tuner.can_restore(f"{path}/{name}", storage_filesystem=filesystem):

@@ -188,6 +188,8 @@ class RecurrentEncoder(Section):
     layers: Positive = 1
     bidirectional: bool = False
     dropout: Fraction = 0.1
+    center: bool = False
+    """Subtract each sample's mean over time first: what changes, not how it looks."""
 
 
 class TransformerEncoder(Section):
@@ -198,6 +200,8 @@ class TransformerEncoder(Section):
     layers: Positive = 1
     heads: Positive = 4
     dropout: Fraction = 0.1
+    center: bool = False
+    """Subtract each sample's mean over time first: what changes, not how it looks."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-__all__ = ["PooledMLP", "Recurrent", "Transformer", "masked_mean", "sinusoidal_positions", "step_mask"]
+__all__ = [
+    "Centred",
+    "PooledMLP",
+    "Recurrent",
+    "Transformer",
+    "masked_mean",
+    "sinusoidal_positions",
+    "step_mask",
+]
 
 
 def step_mask(lengths_B: Tensor, steps: int) -> Tensor:
@@ -53,6 +61,30 @@ class PooledMLP(nn.Module):
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """[B, T, D] → [B, H]."""
         return self.layers(masked_mean(x_BTD, lengths_B))
+
+
+class Centred(nn.Module):
+    """Subtracts each row's mean over its real steps before `encoder`: what changes, not how it looks.
+
+    Cepstral mean normalisation (Atal 1974, "Effectiveness of linear prediction characteristics of the speech
+    wave"), for any vectors: it takes away the face, the voice, the room, and leaves the movement.
+    """
+
+    def __init__(self, encoder: "Recurrent | Transformer"):
+        super().__init__()
+        self.encoder = encoder
+        self.width = encoder.width
+
+    def steps(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """The encoder's steps, [B, T, width]."""
+        return self.encoder.steps(self._centred(x_BTD, lengths_B), lengths_B)
+
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """[B, T, D] → [B, width]."""
+        return self.encoder(self._centred(x_BTD, lengths_B), lengths_B)
+
+    def _centred(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        return x_BTD - masked_mean(x_BTD, lengths_B)[:, None]
 
 
 class Recurrent(nn.Module):

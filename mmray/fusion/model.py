@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmray import config
-from mmray.fusion.encoders import PooledMLP, Recurrent, Transformer
+from mmray.fusion.encoders import Centred, PooledMLP, Recurrent, Transformer
 from mmray.fusion.fusions import ConcatFusion, LateFusion
 from mmray.fusion.heads import FusedHeads, Heads
 from mmray.fusion.named import NamedModules
@@ -155,10 +155,12 @@ def _input(shape: ModalityShape, embedding: int) -> nn.Module:
     return words
 
 
-def _encoder(encoder: config.Encoder, width_in: int) -> PooledMLP | Recurrent | Transformer:
+def _encoder(encoder: config.Encoder, width_in: int) -> PooledMLP | Recurrent | Transformer | Centred:
     sizes = (width_in, encoder.hidden, encoder.layers, encoder.dropout)
     if isinstance(encoder, config.MlpEncoder):
         return PooledMLP(*sizes)
     if isinstance(encoder, config.RecurrentEncoder):
-        return Recurrent(*sizes, cell=encoder.kind, bidirectional=encoder.bidirectional)
-    return Transformer(*sizes, heads=encoder.heads)
+        built = Recurrent(*sizes, cell=encoder.kind, bidirectional=encoder.bidirectional)
+    else:
+        built = Transformer(*sizes, heads=encoder.heads)
+    return Centred(built) if encoder.center else built

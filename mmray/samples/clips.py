@@ -111,7 +111,7 @@ def plan_clips(clips: int = 240, seed: int = 0) -> list[Clip]:
     rng = np.random.default_rng(seed)
     emotions = rng.permutation(np.resize(list(EMOTIONS), clips))
     splits = _stratified(emotions)
-    damage = _damaged(splits)
+    damage = _damaged(splits, rng)
     return [
         _plan(index, str(emotions[index]), splits[index], damage.get(index), seed) for index in range(clips)
     ]
@@ -137,8 +137,8 @@ def draw_frames(clip: Clip) -> np.ndarray:
     """The clip's pictures, uint8 [T, H, W, 3]: a face that sways while its mouth takes shape."""
     rng = np.random.default_rng((*clip.nuisance_seed, 0))
     light = rng.uniform(0.75, 1.1)
-    tint = np.array([1.0, 0.0, -1.0]) * 40 * clip.warmth
-    background = _colour(light * (145 + tint + rng.normal(0, 12, 3)))
+    tint = np.array([1.0, 0.0, -1.0]) * 50 * clip.warmth
+    background = _colour(light * (145 + tint + rng.normal(0, 10, 3)))
     skin = _colour(light * np.array(_SKINS[rng.integers(len(_SKINS))]))
     ink = _colour(rng.uniform(10, 50, 3))
     radius = rng.uniform(31, 38)
@@ -205,13 +205,13 @@ def _stratified(emotions: np.ndarray) -> list[str]:
     return splits.tolist()
 
 
-def _damaged(splits: list[str]) -> dict[int, str]:
+def _damaged(splits: list[str], rng: np.random.Generator) -> dict[int, str]:
     """Index → damage: one clip in 40, the kinds and the splits in turn."""
     damaged: dict[int, str] = {}
     for number in range(len(splits) // _DAMAGED_ONE_IN):
         split = list(_SPLITS)[number % len(_SPLITS)]
-        index = next(i for i, s in enumerate(splits) if s == split and i not in damaged)
-        damaged[index] = list(DAMAGE)[number % len(DAMAGE)]
+        whole = [i for i, other in enumerate(splits) if other == split and i not in damaged]
+        damaged[int(rng.choice(whole))] = list(DAMAGE)[number % len(DAMAGE)]
     return damaged
 
 

@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from mmray.fusion.encoders import PooledMLP, Recurrent, Transformer, masked_mean, sinusoidal_positions
+from mmray.fusion.encoders import (
+    Centred,
+    PooledMLP,
+    Recurrent,
+    Transformer,
+    masked_mean,
+    sinusoidal_positions,
+)
 
 LENGTHS = torch.tensor([5, 1, 7, 3])
 
@@ -13,6 +20,7 @@ ENCODERS = {
     "lstm": lambda: Recurrent(6, 8, cell="lstm"),
     "bidirectional": lambda: Recurrent(6, 8, layers=2, cell="gru", bidirectional=True),
     "transformer": lambda: Transformer(6, 8, layers=2, heads=2),
+    "centred": lambda: Centred(Recurrent(6, 8, cell="gru")),
 }
 
 
@@ -114,3 +122,14 @@ def test_positions_follow_the_formula(width):
             assert table[t, j].item() == pytest.approx(
                 math.cos(angle) if j % 2 else math.sin(angle), abs=1e-6
             )
+
+
+def test_centred_sees_what_changes_and_not_a_constant(x):
+    encoder = Recurrent(6, 8, cell="gru").eval()
+    centred = Centred(encoder)
+    shifted = x + 5 * torch.arange(len(x))[:, None, None]
+    torch.testing.assert_close(centred(shifted, LENGTHS), centred(x, LENGTHS), rtol=1e-4, atol=1e-5)
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone = x[row : row + 1, :length]
+        expected = encoder(alone - alone.mean(1, keepdim=True), torch.tensor([length]))
+        torch.testing.assert_close(centred(x, LENGTHS)[row], expected[0], rtol=1e-4, atol=1e-5)
