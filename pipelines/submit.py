@@ -57,11 +57,14 @@ def _client(address: str) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
+    for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env"):
+        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
     # Ray's client would take these before the address it is given.
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
         os.environ.pop(name, None)
     try:
+        if not address.startswith(("http://", "https://")):
+            raise ValueError("it must be the dashboard's, http://HOST:8265")
         return JobSubmissionClient(address)
     except AuthenticationError:
         raise PlanError(
@@ -69,7 +72,7 @@ def _client(address: str) -> Any:
             "into ~/.ray/auth_token or RAY_AUTH_TOKEN (`ray get-auth-token` shows it on the head)"
         ) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
-        fault = str(error).strip().splitlines()[0]
+        fault = str(error).strip().splitlines()[0].rstrip(".")
         raise PlanError(f"no Ray cluster takes jobs at {address} (--address): {fault}") from None
 
 
