@@ -12,7 +12,7 @@ null. Between the two pools a partition travels as one Arrow table of plain bina
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ class Preparation:
         with _LocalMedia(self.storage, samples) as media:
             return self._prepared(samples, media)
 
-    def slices(self, samples: pa.Table, slice_samples: int) -> Iterator[Prepared]:
+    def slices(self, samples: pa.Table, slice_samples: int) -> Generator[Prepared, None, None]:
         """The same, `slice_samples` rows at a time; a file that several slices share is fetched once."""
         with _LocalMedia(self.storage, samples) as media:
             for first in range(0, samples.num_rows, slice_samples):
