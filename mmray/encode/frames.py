@@ -136,8 +136,7 @@ def _network(encoder: str, weights: str) -> nn.Module:
         for name, _ in [*network.named_children()]:
             if name.lower().startswith("aux"):
                 setattr(network, name, None)
-        network.aux_logits = False  # pyright: ignore[reportAttributeAccessIssue]
-        network.transform_input = True  # pyright: ignore[reportAttributeAccessIssue]
+        vars(network).update(aux_logits=False, transform_input=True)
     return network
 
 

@@ -28,14 +28,15 @@ def tokenize(text: str, *, lowercase: bool = True, max_tokens: int = 256) -> lis
     the apostrophes inside it. The first `max_tokens` are returned.
     """
     text = unicodedata.normalize("NFC", text.lower() if lowercase else text)
-    spaced = []
+    spaced: list[str] = []
     for at, character in enumerate(text):
         linked = character in _LINKS and all(map(_in_word, (text[at - 1 : at], text[at + 1 : at + 2])))
         if linked or _in_word(character):
             spaced.append(character)
         else:  # control and formatting characters are nobody's token
             spaced.append(" " if unicodedata.category(character)[0] == "C" else f" {character} ")
-    return "".join(spaced).split()[:max_tokens]
+    joined: str = "".join(spaced)
+    return joined.split()[:max_tokens]
 
 
 def _in_word(character: str) -> bool:
