@@ -24,6 +24,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,20 @@ class S3:
     def uri(self, *parts: str) -> str:
         """`s3://bucket/part/part`."""
         return "/".join([f"s3://{self.bucket}", *parts])
+
+    def client(self) -> Any:
+        """Another client than mmray's; every request is made once."""
+        from botocore.config import Config
+        from botocore.session import get_session
+
+        return get_session().create_client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
+        )
 
 
 @pytest.fixture(scope="session")
@@ -113,18 +128,9 @@ def _weed_command(weed: str, s3: S3, folder: str) -> list[str]:
 
 def _wait_until_ready(process: subprocess.Popen, s3: S3, log: Path, timeout_s: float = 60) -> None:
     """Returns once the bucket exists and took an object: every server behind S3 answers."""
-    import boto3
-    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3.endpoint_url,
-        aws_access_key_id=s3.access_key,
-        aws_secret_access_key=s3.secret_key,
-        region_name="us-east-1",
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
-    )
+    client = s3.client()
     deadline = time.monotonic() + timeout_s
     while True:
         try:

@@ -4,7 +4,8 @@ A config is checked whole: every unknown key, wrong type and dangling name is re
 with its dotted path and, for a misspelt key, a suggestion. Nothing here imports Ray or torch, so a fault
 is answered in a fraction of a second.
 
-    sections   the models and their defaults
+    sections   the whole project; its parts, with their defaults, in
+               samples, targets, features, model, training, running
     text       YAML ⇄ plain values
     nested     values at dotted paths
     rules      what types cannot say
@@ -12,35 +13,24 @@ is answered in a fraction of a second.
     reading    file + overrides → Config
 """
 
-from mmray.config.reading import dump_config, load_config, override
-from mmray.config.sections import (
-    ClassificationTarget,
+from mmray.config.base import Section
+from mmray.config.features import Feature, FramesFeature, MelFeature, TextFeature, TokensFeature
+from mmray.config.model import (
     ConcatFusion,
-    Config,
     Encoder,
-    ExtractConfig,
-    Feature,
-    FramesFeature,
     Fusion,
     LateFusion,
-    MelFeature,
     MlpEncoder,
     ModelConfig,
     RecurrentEncoder,
-    RegressionTarget,
-    SamplesConfig,
-    ScoreConfig,
-    Section,
-    Space,
-    SplitConfig,
-    StorageConfig,
-    Target,
-    TextFeature,
-    TokensFeature,
-    TrainConfig,
     TransformerEncoder,
-    TuneConfig,
 )
+from mmray.config.reading import dump_config, load_config, override
+from mmray.config.running import ExtractConfig, ScoreConfig
+from mmray.config.samples import SamplesConfig, SplitConfig, StorageConfig
+from mmray.config.sections import Config
+from mmray.config.targets import ClassificationTarget, RegressionTarget, Target
+from mmray.config.training import Space, TrainConfig, TuneConfig
 
 __all__ = [
     "ClassificationTarget",

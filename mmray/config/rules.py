@@ -3,8 +3,9 @@
 from pydantic import ValidationError
 
 from mmray.config.explain import did_you_mean, explain, merged
+from mmray.config.features import MEDIA_SOURCES
 from mmray.config.nested import set_at, with_tuples
-from mmray.config.sections import MEDIA_SOURCES, Config
+from mmray.config.sections import Config
 
 __all__ = ["broken_rules"]
 

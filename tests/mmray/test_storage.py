@@ -10,7 +10,6 @@ import time
 import uuid
 from pathlib import Path
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -98,7 +97,7 @@ def test_names_are_those_directly_below(folder):
 
 def test_names_lists_more_than_one_page(s3):
     folder = uuid.uuid4().hex
-    client = boto3.client("s3", region_name="us-east-1")
+    client = s3.client()
     for i in range(1005):  # S3 lists a thousand at a time
         client.put_object(Bucket=s3.bucket, Key=f"{folder}/{i}", Body=b"")
     assert storage.names(s3.uri(folder)) == {str(i) for i in range(1005)}
@@ -107,7 +106,7 @@ def test_names_lists_more_than_one_page(s3):
 def test_names_sees_what_another_process_just_wrote(s3):
     folder = uuid.uuid4().hex
     assert storage.names(s3.uri(folder)) == set()
-    boto3.client("s3", region_name="us-east-1").put_object(Bucket=s3.bucket, Key=f"{folder}/new", Body=b"")
+    s3.client().put_object(Bucket=s3.bucket, Key=f"{folder}/new", Body=b"")
     assert storage.names(s3.uri(folder)) == {"new"}
 
 

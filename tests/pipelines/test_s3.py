@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import boto3
 import pyarrow as pa
 import pytest
 
@@ -35,17 +34,18 @@ def uploaded(s3, tmp_path_factory) -> tuple[str, list[dict]]:
     """Generated clips in the bucket, and no longer on this machine."""
     folder = tmp_path_factory.mktemp("upload")
     rows = write_clips(str(folder), clips=40)
-    client = boto3.client("s3", endpoint_url=s3.endpoint_url, region_name="us-east-1")
+    client = s3.client()
     for path in folder.rglob("*"):
         if path.is_file():
-            client.upload_file(str(path), s3.bucket, f"journey/data/{path.relative_to(folder)}")
+            key = f"journey/data/{path.relative_to(folder)}"
+            client.put_object(Bucket=s3.bucket, Key=key, Body=path.read_bytes())
     shutil.rmtree(folder)
     return s3.uri("journey"), rows
 
 
 def objects(s3) -> dict[str, str]:
     """Key → ETag and time of every object of the bucket, by another client than mmray's."""
-    client = boto3.client("s3", endpoint_url=s3.endpoint_url, region_name="us-east-1")
+    client = s3.client()
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=s3.bucket, Prefix="journey/")
     found = [entry for page in pages for entry in page.get("Contents", [])]
     return {entry["Key"]: f"{entry['ETag']} {entry['LastModified']}" for entry in found}

@@ -1,0 +1,35 @@
+"""How samples become features and features predictions."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mmray.config.base import Auto, Fraction, Positive, PositiveFloat, Section
+
+
+class ExtractConfig(Section):
+    """How samples become features."""
+
+    partition_samples: Positive = 64
+    """Samples in one output file: the unit of work, of retry and of resume."""
+    placement: Literal["auto", "fused", "split"] = "auto"
+    """Decode and encode in one actor (fused), or a CPU pool feeding an encoder pool (split)."""
+    actors: Positive | Auto = "auto"
+    """Actors that decode (and, when fused, encode)."""
+    cpus_per_actor: PositiveFloat = 1.0
+    encoders: Positive | Auto = "auto"
+    """Actors that encode, when split."""
+    gpus_per_encoder: Annotated[float, Field(ge=0)] | Auto = "auto"
+    encode_batch: Positive = 64
+    """Pictures or texts that go through an encoder at once, across samples."""
+    max_failed_fraction: Fraction = 0.5
+    """Stop when more than this share of samples has a failed modality."""
+
+
+class ScoreConfig(Section):
+    """How the trained model is applied to a feature table."""
+
+    actors: Positive | Auto = "auto"
+    cpus_per_actor: PositiveFloat = 1.0
+    gpus_per_actor: Annotated[float, Field(ge=0)] | Auto = "auto"
+    batch_size: Positive = 256
