@@ -49,8 +49,8 @@ def join(folder: str, uri: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """A local path made absolute (workers have other working directories); s3:// as it is."""
-    if scheme_of(uri) == "s3":
+    """A local path made absolute (workers have other working directories); s3:// and the like as it is."""
+    if scheme_of(uri) not in ("", "file"):
         return uri
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
 
