@@ -8,6 +8,7 @@ absent: locally a rename, on S3 the put itself; files are therefore also markers
 import contextlib
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
     import fsspec
     import pyarrow.fs
 
-__all__ = ["SCHEMES", "Storage", "absolute", "absolute_paths", "join", "parent", "scheme_of"]
+__all__ = [
+    "SCHEMES",
+    "Storage",
+    "absolute",
+    "absolute_paths",
+    "join",
+    "member_uri",
+    "parent",
+    "scheme_of",
+]
 
 SCHEMES = ("", "file", "s3")
 
@@ -48,6 +58,14 @@ def join(folder: str, uri: str) -> str:
     return f"{folder.rstrip('/')}/{uri}" if folder not in ("", ".") else uri
 
 
+def member_uri(archive: str, offset: int, size: int, extension: str) -> str:
+    """`size` bytes of an uncompressed archive, from `offset`, as a URI: `shard.tar#offset+size.mp4`."""
+    return f"{archive}#{offset}+{size}.{extension.rpartition('.')[2]}"
+
+
+_MEMBER = re.compile(r"(?P<archive>.+)#(?P<offset>\d+)\+(?P<size>\d+)(?P<suffix>\.[a-z0-9]+)")
+
+
 def absolute(uri: str) -> str:
     """A local path made absolute (workers have other working directories); s3:// and the like as it is."""
     if scheme_of(uri) not in ("", "file"):
@@ -60,13 +78,22 @@ def absolute_paths(config: Config) -> Config:
 
     Weights and models are paths where there is such a file or folder, else names.
     """
-    paths = {"output": config.output, "samples.manifest": config.samples.manifest}
+    paths: dict[str, Any] = {"output": config.output}
+    for key in ("manifest", "shards", "folder"):
+        if given := getattr(config.samples, key):
+            paths[f"samples.{key}"] = given
     for name, feature in config.features.items():
         if isinstance(feature, FramesFeature) and os.path.exists(os.path.expanduser(feature.weights)):
             paths[f"features.{name}.weights"] = feature.weights
         if isinstance(feature, TextFeature) and os.path.exists(os.path.expanduser(feature.model)):
             paths[f"features.{name}.model"] = feature.model
-    return override(config, {dotted: absolute(path) for dotted, path in paths.items()})
+    return override(
+        config,
+        {
+            dotted: [absolute(each) for each in path] if isinstance(path, list) else absolute(path)
+            for dotted, path in paths.items()
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -157,6 +184,28 @@ class Storage:
             filesystem, path = self.filesystem(probe)
             filesystem.rm_file(path)
 
+    def infos(self, uri: str, *, pattern: bool = False) -> dict[str, dict[str, Any]]:
+        """{URI: {size, mtime or ETag, …}} of a file, or of the files a pattern with * and ? fits, sorted."""
+        with self.faults(uri):
+            filesystem, path = self.filesystem(uri)
+            if pattern:
+                found: Any = filesystem.glob(path, detail=True)
+            else:
+                try:
+                    found = {path: filesystem.info(path)}
+                except FileNotFoundError:
+                    found = {}
+        return _files(uri, found)
+
+    def find(self, folder: str) -> dict[str, dict[str, Any]]:
+        """The same of all files below a folder, without hidden ones; empty where there is no such folder."""
+        with self.faults(folder):
+            filesystem, path = self.filesystem(folder)
+            found: Any = filesystem.find(path, detail=True)
+        base = len(path.rstrip("/")) + 1
+        shown = {file: info for file, info in found.items() if "/." not in f"/{file[base:]}"}
+        return _files(folder, shown)
+
     def exists(self, uri: str) -> bool:
         """Whether a file or folder is there."""
         with self.faults(uri):
@@ -207,21 +256,34 @@ class Storage:
         with contextlib.ExitStack() as stack:
             try:
                 with self.faults(uri):
-                    filesystem, path = self.filesystem(uri)
-                    if scheme_of(uri) == "s3":
-                        suffix = os.path.splitext(path)[1]
-                        copy = stack.enter_context(
-                            tempfile.NamedTemporaryFile(prefix="mmray-", suffix=suffix)
-                        )
-                        filesystem.get_file(path, copy.name)
-                        path = copy.name
-                    else:
-                        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+                    path = self._local(uri, stack)
             except StorageError as error:
                 if isinstance(error.__cause__, FileNotFoundError):
                     raise MediaError("missing_file", uri) from error
                 raise MediaError("fetch_failed", str(error)) from error
             yield path
+
+    def _local(self, uri: str, stack: contextlib.ExitStack) -> str:
+        def copy(suffix: str) -> Any:
+            return stack.enter_context(tempfile.NamedTemporaryFile(prefix="mmray-", suffix=suffix))
+
+        if member := _MEMBER.fullmatch(uri):
+            filesystem, path = self.filesystem(member["archive"])
+            offset, size = int(member["offset"]), int(member["size"])
+            content = bytes(filesystem.cat_file(path, start=offset, end=offset + size))  # pyright: ignore[reportArgumentType]
+            if len(content) != size:
+                raise MediaError("fetch_failed", f"{uri}: the archive ends after {len(content)} of its bytes")
+            file = copy(member["suffix"])
+            file.write(content)
+            file.flush()
+            return file.name
+        filesystem, path = self.filesystem(uri)
+        if scheme_of(uri) == "s3":
+            file = copy(os.path.splitext(path)[1])
+            filesystem.get_file(path, file.name)
+            return file.name
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        return path
 
     def _endpoint_url(self) -> str | None:
         environment = os.environ
@@ -270,6 +332,12 @@ class Storage:
         if isinstance(error, ProfileNotFound | ParamValidationError):
             return fault
         return f"{fault}; check storage.endpoint_url ({self._endpoint_url() or 'AWS'}) and the network"
+
+
+def _files(uri: str, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Fsspec's entries that are files, by URI."""
+    prefix = "s3://" if scheme_of(uri) == "s3" else ""
+    return {f"{prefix}{path}": info for path, info in sorted(found.items()) if info["type"] == "file"}
 
 
 def _explain_local(error: Exception) -> str:

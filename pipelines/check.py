@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from mmray.config import Config
 from mmray.errors import PlanError, SamplesError
 from mmray.plan import ExtractPlan, Node, plan_extract, plan_score, plan_train, plan_tune
-from mmray.samples.manifest import SamplePlan, plan_samples
+from mmray.samples.plan import SamplePlan, plan_samples
 from mmray.storage import Storage, absolute, parent, scheme_of
 from pipelines import console
 
@@ -117,7 +117,7 @@ def _try(config: Config, storage: Storage, samples: pa.Table) -> dict[str, dict[
     if all("reason" in what for _, what in found):
         lines = dict.fromkeys(f"  {name}: {what['reason']}: {what['detail']}" for name, what in found)
         tries = f"none of {len(tried)} samples tried ({', '.join(tried)}) gives any feature:"
-        raise SamplesError("\n".join([f"{config.samples.manifest}: {tries}", *lines]))
+        raise SamplesError("\n".join([f"{config.samples.named}: {tries}", *lines]))
     return tried
 
 

@@ -21,7 +21,7 @@ from mmray.errors import BudgetError
 from mmray.fingerprint import feature_spec, hash_of, require_same
 from mmray.partitions import done_partitions, read_partition, write_partition
 from mmray.plan import ExtractPlan, plan_extract
-from mmray.samples.manifest import SamplePlan, plan_samples
+from mmray.samples.plan import SamplePlan, plan_samples
 from mmray.storage import Storage, absolute_paths
 from pipelines import console
 

@@ -35,10 +35,37 @@ class SplitConfig(Section):
 
 
 class SamplesConfig(Section):
-    """Which samples: a manifest with one row a sample."""
+    """Which samples: exactly one of `manifest`, `shards` and `folder`, local or s3://."""
 
-    manifest: str
-    """A .jsonl, .csv or .parquet file, local or s3://; relative media paths start at its folder."""
+    manifest: str | list[str] | None = None
+    """.jsonl, .csv or .parquet files, a row a sample; relative media paths start at their file's folder.
+    A path, or several; `*`, `?` and `{00..09}` are filled in."""
+    shards: str | list[str] | None = None
+    """WebDataset tar shards: members of one name (up to the first dot) are one sample; likewise."""
+    folder: str | None = None
+    """A folder of media: files of one name (up to the first dot) are one sample."""
+    label_from_folder: str | None = None
+    """Column to fill with the name of the folder a sample of `folder` lies in."""
+    allow_damaged_shards: bool = False
+    """Take the samples of a shard up to where it is damaged; default: refuse, naming all such shards."""
     columns: dict[str, str] = {}
-    """Our column → the manifest's, where they differ: {sample_id: clip, video: path}."""
+    """Our column → the source's, where they differ: {sample_id: clip, video: path}."""
     split: SplitConfig = SplitConfig()
+
+    @property
+    def named(self) -> str:
+        """The source, as it is named in messages."""
+        given = self.manifest or self.shards or self.folder or ""
+        return given if isinstance(given, str) else f"{given[0]} …" if len(given) > 1 else given[0]
+
+    @model_validator(mode="after")
+    def _exactly_one_source(self) -> Self:
+        given = [key for key in ("manifest", "shards", "folder") if getattr(self, key)]
+        if len(given) != 1:
+            got = " and ".join(given) or "none"
+            raise ValueError(f"give exactly one of manifest, shards and folder, got {got}")
+        if self.label_from_folder and not self.folder:
+            raise ValueError("label_from_folder needs folder")
+        if self.allow_damaged_shards and not self.shards:
+            raise ValueError("allow_damaged_shards needs shards")
+        return self

@@ -11,7 +11,7 @@ from av.error import InvalidDataError
 
 from mmray.config import load_config
 from mmray.samples.clips import DAMAGE, EMOTIONS, plan_clips, write_clips
-from mmray.samples.manifest import plan_samples
+from mmray.samples.plan import plan_samples
 from mmray.storage import Storage
 
 CLIPS, SEED = 160, 3

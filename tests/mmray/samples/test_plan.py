@@ -10,7 +10,8 @@ import pytest
 
 from mmray.config import Config, SplitConfig, load_config
 from mmray.errors import SamplesError, TableError
-from mmray.samples.manifest import plan_samples, split_of
+from mmray.samples.checks import split_of
+from mmray.samples.plan import plan_samples
 from mmray.storage import Storage
 
 ROWS = [
@@ -140,7 +141,7 @@ def test_all_faults_come_at_once_with_their_lines(tmp_path):
     message = faults_of(project(tmp_path))
     assert "7 faults" in message
     for part in (
-        "'s0' stands on lines 1, 2",
+        "'s0' stands at line 1, line 2",
         "line 3: sample_id: is empty",
         "line 4: video: ftp://host/a.mp4: unknown scheme 'ftp'",
         "line 5: split: 'valid' is not one of train, val, test",
