@@ -4,9 +4,10 @@ torchcodec or PyAV, not decord: decord's AudioReader returns short waveforms of 
 error, resamples unlike anything else, and leaks. Whoever decodes, sound is averaged over channels and
 resampled (FFmpeg's swresample) here, piece by piece, so memory holds the samples asked for and no more.
 
-torchcodec reads a recording from its beginning, about twice as fast. PyAV reads segments, files whose time
-stamps are not exact to the sample or that do not say how long they are, and whatever torchcodec cannot:
-then it says what is wrong.
+torchcodec reads short recordings whole: of pieces it gives other samples (measured: mp3 shifted by the
+encoder's delay, AAC's last packets changed), and a whole long recording does not fit in bounded memory.
+PyAV reads those, segments, files whose time stamps are not exact to the sample or that do not say how long
+they are, and whatever torchcodec cannot: then it says what is wrong.
 
 A segment is the same samples that a cut of the whole recording would give (in Matroska, whose time stamps
 are whole milliseconds, to half of one): decoding begins a little earlier, at a sample where the grids of
@@ -44,9 +45,9 @@ MARGIN_S = 0.5
 """Decoded and thrown away on both sides of a segment: codecs and resampler need a run-up."""
 CHUNK_S = 1.0
 """Resampled at a time, at least."""
-PIECE_S = 10.0
-"""Asked of torchcodec at a time."""
-JOIN_S = 0.1
+WHOLE_VALUES = 2**23
+"""Samples times channels that are decoded at once (32 MB): 87 s of stereo at 48 kHz."""
+FRAME_S = 0.1
 """A track may be longer or shorter than declared by this: codecs work in frames."""
 
 
@@ -146,42 +147,39 @@ def _cut(
     return np.clip(samples[begin:end], -1.0, 1.0), (origin + consumed) / sound.rate_hz
 
 
+def _mean(samples: np.ndarray) -> np.ndarray:
+    """[channels, n] → float32 [n], the mean; full scale of integer formats is 1."""
+    mean = samples.mean(axis=0, dtype=np.float64)
+    if samples.dtype == np.uint8:
+        mean = (mean - 128) / 128
+    elif samples.dtype.kind == "i":
+        mean = mean / 2 ** (8 * samples.dtype.itemsize - 1)
+    return mean.astype(np.float32)
+
+
 # ------------------------------------------------------------------------------------ torchcodec
 
 
 def _read_with_torchcodec(path: str, container: InputContainer) -> _Sound | None:
-    """The whole track in pieces of `PIECE_S`; None where it could not be checked that they join.
+    """The whole track; None where it is too long, or does not say how long it is.
 
     Raises:
-        MediaError: `corrupt`, from `pieces`, where what comes is not what the file declares.
+        MediaError: `corrupt` where it is not as long as it says.
 
     """
     stream = sound_track(container)
     rate_hz, first, duration_s = stream.rate, stream.start_time, declared_s(container, stream)
-    if not duration_s or first is None or (stream.time_base * rate_hz).numerator != 1:
+    if not duration_s or first is None or stream.time_base is None:
+        return None
+    if (stream.time_base * rate_hz).numerator != 1 or duration_s * rate_hz * stream.channels > WHOLE_VALUES:
         return None
     from torchcodec.decoders import AudioDecoder
 
-    decoder = AudioDecoder(path, stream_index=stream.index)
-    begin = round(first * stream.time_base * rate_hz)
-
-    def pieces() -> Iterator[np.ndarray]:
-        size = round(PIECE_S * rate_hz)
-        count = max(1, math.ceil(duration_s / PIECE_S - 0.1))
-        for number in range(count):
-            at = begin + number * size
-            last = number == count - 1
-            end = at + (2 * size if last else size)
-            sound = decoder.get_samples_played_in_range(at / rate_hz, end / rate_hz)
-            found = sound.data.shape[1]
-            whole = found == size or last
-            if sound.sample_rate != rate_hz or round(sound.pts_seconds * rate_hz) != at or not whole:
-                raise MediaError("corrupt", f"{found} samples at {sound.pts_seconds} s")
-            if last and abs((at + found - begin) / rate_hz - duration_s) > JOIN_S:
-                raise MediaError("corrupt", "not as long as declared")
-            yield sound.data.numpy().mean(axis=0, dtype=np.float64).astype(np.float32)
-
-    return _Sound(rate_hz, begin - round(origin_s(container) * rate_hz), pieces())
+    sound = AudioDecoder(path, stream_index=stream.index).get_all_samples()
+    if sound.sample_rate != rate_hz or abs(sound.duration_seconds - duration_s) > FRAME_S:
+        raise MediaError("corrupt", f"{sound.duration_seconds} s of {duration_s} s declared")
+    position = round((sound.pts_seconds - origin_s(container)) * rate_hz)
+    return _Sound(rate_hz, position, iter([_mean(sound.data.numpy())]))
 
 
 # ------------------------------------------------------------------------------------ PyAV
@@ -202,7 +200,8 @@ def _read_with_pyav(container: InputContainer) -> _Sound | None:
         for frame in itertools.chain([first], frames):
             if frame.sample_rate != rate_hz:
                 raise MediaError("corrupt", f"the rate changes from {rate_hz} Hz to {frame.sample_rate} Hz")
-            yield _mono(frame)
+            samples = frame.to_ndarray()
+            yield _mean(samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T)
 
     return _Sound(rate_hz, position, pieces())
 
@@ -226,19 +225,6 @@ def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[AudioFr
             fault = error
     if cut:
         raise MediaError("short_audio", "the file ends in the middle of a packet")
-
-
-def _mono(frame: AudioFrame) -> np.ndarray:
-    """Mean of the channels, float32 [n]; full scale of integer formats is 1."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    mean = samples.mean(axis=0, dtype=np.float64)
-    if samples.dtype == np.uint8:
-        mean = (mean - 128) / 128
-    elif samples.dtype.kind == "i":
-        mean = mean / 2 ** (8 * samples.dtype.itemsize - 1)
-    return mean.astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------ resample
