@@ -62,7 +62,7 @@ def read_pictures(path: str, index: VideoIndex, chosen: np.ndarray, decoder: str
 
 
 class _OtherFrameError(Exception):
-    """The decoder sees other frames in the file than the index does."""
+    """The decoder does not give the frames of the index, as PyAV would."""
 
 
 # ------------------------------------------------------------------------------------ torchcodec
@@ -98,7 +98,8 @@ def _read_with_decord(path: str, index: VideoIndex, chosen: np.ndarray) -> Itera
         raise _OtherFrameError
     for number in chosen:
         picture = reader[int(number)].asnumpy()
-        if picture.shape[2] != 3:  # turned by a quarter, it comes with a fourth channel and other colours
+        # Turned by a quarter, it comes with a fourth channel; at odd sizes, with colours that run.
+        if picture.shape[2] != 3 or picture.shape[0] % 2 or picture.shape[1] % 2:
             raise _OtherFrameError
         yield picture
 
@@ -141,7 +142,9 @@ def _read_with_pyav(path: str, index: VideoIndex, chosen: np.ndarray, *, seek: b
             if frame is None or shown != stamp or frame.is_corrupt:
                 raise MediaError("corrupt", f"the frame at {index.times_s[number]:.3f} s cannot be decoded whole")
             reached = stamp
-            yield np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90 % 4)
+            # Bicubic is what torchcodec and decord take for planes of colour at half size: equal to the bit.
+            picture = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
+            yield np.rot90(picture, frame.rotation // 90 % 4)
 
 
 def _stamped(
