@@ -22,6 +22,7 @@ import torch
 
 from mmray.config import Feature, FramesFeature, MelFeature, Target, TextFeature, TokensFeature
 from mmray.decode.audio import decode_audio
+from mmray.decode.choice import choose_decoders
 from mmray.decode.image import PictureGeometry, decode_image
 from mmray.decode.video import decode_frames
 from mmray.encode.frames import FrameEncoder, picture_geometry
@@ -40,6 +41,8 @@ class Step(NamedTuple):
     value: np.ndarray | list[str] | str
     start_s: float | None = None
     step_s: float | None = None
+    times_s: np.ndarray | None = None
+    """Of pictures: float32 [T]."""
 
 
 @dataclass
@@ -59,9 +62,16 @@ class Prepared:
 class Preparation:
     """Fetches and decodes samples on a CPU."""
 
-    def __init__(self, features: Mapping[str, Feature], storage: Storage):
+    def __init__(self, features: Mapping[str, Feature], storage: Storage, decoder: str = "auto"):
+        """`decoder` as `extract.decoder` has it.
+
+        Raises:
+            ConfigError: where it does not work here.
+
+        """
         self.features = features
         self.storage = storage
+        self.decoders = choose_decoders(decoder)
         self.geometries: dict[str, PictureGeometry] = {
             name: picture_geometry(feature.encoder, feature.size, feature.crop)
             for name, feature in features.items()
@@ -110,11 +120,21 @@ class Preparation:
         with _timed(seconds, "decode"):
             segment = {"start_s": sample["start_s"], "end_s": sample["end_s"]}
             if isinstance(feature, MelFeature):
-                return _mel_step(feature, path, segment, sample["sample_id"])
+                return _mel_step(feature, path, segment, sample["sample_id"], self.decoders.sound)
             geometry = self.geometries[name]
             if feature.source == "image":
                 return Step(*decode_image(path, geometry))
-            return Step(*decode_frames(path, frames=feature.frames, resize=geometry, **segment))
+            return Step(
+                *decode_frames(
+                    path,
+                    sampling=feature.sampling,
+                    frames=feature.frames,
+                    fps=feature.fps,
+                    resize=geometry,
+                    decoder=self.decoders.frames,
+                    **segment,
+                )
+            )
 
 
 def _text_step(feature: TokensFeature | TextFeature, text: str) -> Step:
@@ -127,9 +147,11 @@ def _text_step(feature: TokensFeature | TextFeature, text: str) -> Step:
     return Step(words if isinstance(feature, TokensFeature) else text)
 
 
-def _mel_step(feature: MelFeature, path: str, segment: dict[str, float | None], sample_id: str) -> Step:
+def _mel_step(
+    feature: MelFeature, path: str, segment: dict[str, float | None], sample_id: str, decoder: str
+) -> Step:
     rate_hz = feature.sample_rate_hz
-    samples = decode_audio(path, sample_rate_hz=rate_hz, **segment).samples
+    samples = decode_audio(path, sample_rate_hz=rate_hz, decoder=decoder, **segment).samples
     if not np.isfinite(samples).all():  # floating-point formats can hold anything
         raise MediaError("corrupt", "the sound has samples that are no numbers")
     if feature.snr_db is not None:
@@ -229,7 +251,7 @@ class Encoding:
             if isinstance(feature, FramesFeature):
                 encoder = FrameEncoder(feature.encoder, feature.weights, feature.seed).to(device)
                 self.frame_encoders[name] = encoder
-                shapes[name] = FeatureShape(encoder.dim, feature.dtype)
+                shapes[name] = FeatureShape(encoder.dim, feature.dtype, timed=True)
             elif isinstance(feature, TextFeature):
                 encoder = TextEncoder(feature.model, feature.max_tokens, feature.pooling).to(device)
                 self.text_encoders[name] = encoder
@@ -254,6 +276,7 @@ class Encoding:
                 columns[f"{name}_length"] = [0 if step is None else len(step.value) for step in steps]
                 columns[f"{name}_start_s"] = [step and step.start_s for step in steps]
                 columns[f"{name}_step_s"] = [step and step.step_s for step in steps]
+                columns[f"{name}_times_s"] = [step and step.times_s for step in steps]
         columns["errors"] = prepared.errors
         schema = feature_schema(self.shapes, self.targets)
         return pa.table([_as_array(columns[field.name], field.type) for field in schema], schema=schema)
@@ -312,6 +335,7 @@ def to_arrow(prepared: Prepared) -> pa.Table:
             f"{name}.text": pa.array(texts, pa.string()),
             f"{name}.start_s": pa.array([step and step.start_s for step in steps], pa.float64()),
             f"{name}.step_s": pa.array([step and step.step_s for step in steps], pa.float64()),
+            f"{name}.times_s": pa.array([step and step.times_s for step in steps], pa.list_(pa.float32())),
         }
     columns["errors"] = pa.array(prepared.errors, ERRORS.type)
     seconds = pa.array([dict(prepared.seconds)] * len(prepared.errors), pa.map_(pa.string(), pa.float64()))
@@ -338,4 +362,10 @@ def _step_at(table: pa.Table, name: str, row: int) -> Step | None:
         value = np.frombuffer(raw, dtype=table[f"{name}.dtype"][row].as_py()).reshape(shape)
     if value is None:
         return None
-    return Step(value, table[f"{name}.start_s"][row].as_py(), table[f"{name}.step_s"][row].as_py())
+    times = table[f"{name}.times_s"][row].as_py()
+    return Step(
+        value,
+        table[f"{name}.start_s"][row].as_py(),
+        table[f"{name}.step_s"][row].as_py(),
+        None if times is None else np.array(times, np.float32),
+    )

@@ -5,22 +5,29 @@ spec is stored beside the table, so that a difference can be named by its field.
 """
 
 import hashlib
-import importlib.metadata
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from mmray.config import Config, FramesFeature, TextFeature
+from mmray.decode.choice import choose_decoders, decoder_versions
 from mmray.encode.weights import weights_fingerprint
 from mmray.errors import TableError
 from mmray.tables import SCHEMA_VERSION
 
 __all__ = ["difference", "feature_spec", "hash_of", "require_same"]
 
-DECODERS = ("decord", "av", "pillow")
 
+def feature_spec(config: Config, made_with: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The feature table's spec: settings and weights of every feature, decoders, schema version.
 
-def feature_spec(config: Config) -> dict[str, Any]:
-    """The feature table's spec: settings and weights of every feature, decoders, schema version."""
+    `made_with` is the spec of a finished table, which this machine need not be able to make: its decoders
+    are taken over where `extract.decoder` allows them. Without it, they are those that work here.
+
+    Raises:
+        ConfigError: where the decoder asked for does not work here.
+        TableError: where weights are not there.
+    """
     features = {}
     for name, feature in config.features.items():
         features[name] = feature.model_dump(mode="json")
@@ -32,8 +39,15 @@ def feature_spec(config: Config) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "features": features,
-        "decoders": {name: _version(name) for name in DECODERS},
+        "decoders": _decoders(config.extract.decoder, made_with),
     }
+
+
+def _decoders(setting: str, made_with: Mapping[str, Any] | None) -> dict[str, Any]:
+    if made_with is None:
+        return decoder_versions(choose_decoders(setting))
+    made = made_with["decoders"]
+    return made if setting in ("auto", made.get("frames")) else {**made, "frames": setting}
 
 
 def hash_of(value: Any) -> str:
@@ -62,10 +76,3 @@ def require_same(what: str, old: dict[str, Any], new: dict[str, Any], remedy: st
     if fields := difference(old, new):
         lines = "\n".join(f"  {field}" for field in fields)
         raise TableError(f"{what} was made with other settings:\n{lines}\n{remedy}")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

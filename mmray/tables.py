@@ -8,7 +8,8 @@ Features (a row a sample, always): `sample_id`, `split`, the targets, then for e
     m            [T, D] as list<fixed_size_list<float, D>>, or [T] words as list<string>; null: absent
     m_length     T, int32; 0 where m is null
     m_start_s    time of the first step, seconds from the start of the sample; null for text
-    m_step_s     time from one step to the next; null for text
+    m_step_s     time from one step to the next (of frames: the mean); null for text
+    m_times_s    of frames only: the time of each, [T] as list<float>, seconds from the sample's start
 
 and `errors`, a list of {stage, modality, reason, detail, attempts}.
 
@@ -38,7 +39,7 @@ __all__ = [
     "vectors_to_column",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 ERROR = pa.struct(
     [
@@ -58,6 +59,8 @@ class FeatureShape:
 
     dim: int | None
     dtype: str = "float32"
+    timed: bool = False
+    """Whether each step has a time of its own."""
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -101,6 +104,8 @@ def feature_schema(shapes: Mapping[str, FeatureShape], targets: Mapping[str, Tar
             pa.field(f"{name}_start_s", pa.float32()),
             pa.field(f"{name}_step_s", pa.float32()),
         ]
+        if shape.timed:
+            fields.append(pa.field(f"{name}_times_s", pa.list_(pa.float32())))
     return pa.schema([*fields, ERRORS])
 
 

@@ -105,7 +105,7 @@ def _try(config: Config, storage: Storage, samples: pa.Table) -> dict[str, dict[
 
     encoding = Encoding(config.features, config.targets, encode_batch=config.extract.encode_batch)
     tried: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in encoding(Preparation(config.features, storage)(samples)).to_pylist():
+    for row in encoding(Preparation(config.features, storage, config.extract.decoder)(samples)).to_pylist():
         errors = {error["modality"]: error for error in row["errors"]}
         tried[row["sample_id"]] = {
             name: {"reason": errors[name]["reason"], "detail": errors[name]["detail"]}

@@ -34,14 +34,13 @@ def extract(config: Config, address: str | None = None) -> dict[str, Any]:
     """Bring the feature table to completion and return its summary.
 
     Raises:
-        SamplesError, StorageError, TableError, PlanError: before anything is computed.
+        ConfigError, SamplesError, StorageError, TableError, PlanError: before anything is computed.
         BudgetError: when too large a share of the samples failed.
     """
     config = absolute_paths(config)
     storage, folder = Storage(config.storage), features_folder(config)
     plan = plan_samples(config, storage, f"{folder}/_plan")
-    spec = feature_spec(config)
-    finished = _compare_with_disk(storage, folder, spec, plan)
+    finished, spec = _compare_with_disk(config, storage, folder, plan)
     if finished:
         return finished
 
@@ -90,7 +89,7 @@ def _extract(
     pools = plan_extract(config.extract, cluster.nodes(), len(todo))
     storage.write_json(f"{folder}/_spec.json", {**spec, "fingerprint": hash_of(spec)})
     with console.progress("extract", total=plan.rows, done=tally.rows) as meter:
-        for report in cluster.stream_partitions(todo, _stages(config, storage, folder, plan, pools)):
+        for report in cluster.stream_partitions(todo, _stages(config, storage, folder, plan, pools, spec)):
             tally.add(report)
             meter.advance(report["rows"], f"{tally.failed_rows} failed")
             tally.check_budget(config.extract.max_failed_fraction, plan.rows)
@@ -104,24 +103,27 @@ def features_folder(config: Config) -> str:
 
 
 def _compare_with_disk(
-    storage: Storage, folder: str, spec: dict[str, Any], plan: SamplePlan
-) -> dict[str, Any] | None:
-    """The summary of a finished table; refuses a table made with other settings."""
-    if made_with := storage.read_json(f"{folder}/_spec.json"):
+    config: Config, storage: Storage, folder: str, plan: SamplePlan
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The summary of a finished table, and the config's spec; refuses a table made with other settings."""
+    made_with = storage.read_json(f"{folder}/_spec.json")
+    summary = storage.read_json(f"{folder}/_summary.json")
+    finished = bool(summary) and len(done_partitions(storage, folder)) == plan.partitions
+    spec = feature_spec(config, made_with if finished else None)
+    if made_with:
         made_with.pop("fingerprint")
         remedy = "set these back, give another `output`, or delete the folder to start over"
         require_same(folder, made_with, spec, remedy)
-    summary = storage.read_json(f"{folder}/_summary.json")
-    if summary and len(done_partitions(storage, folder)) == plan.partitions:
-        return {**summary, "rows_this_run": 0}
-    return None
+    return ({**summary, "rows_this_run": 0} if finished else None), spec
 
 
 # ------------------------------------------------------------------------------------ actors
 
 
-def _stages(config: Config, storage: Storage, folder: str, plan: SamplePlan, pools: ExtractPlan) -> list:
-    decode = {"config": config, "storage": storage, "plan": plan}
+def _stages(
+    config: Config, storage: Storage, folder: str, plan: SamplePlan, pools: ExtractPlan, spec: dict[str, Any]
+) -> list:
+    decode = {"config": config, "storage": storage, "plan": plan, "decoder": spec["decoders"]["frames"]}
     encode = {"config": config, "storage": storage, "folder": folder}
     if pools.encoders is None:
         return [(DecodeAndEncode, pools.actors, {**decode, **encode})]
@@ -131,14 +133,14 @@ def _stages(config: Config, storage: Storage, folder: str, plan: SamplePlan, poo
 class Decode:
     """[partition number] → the partition's samples, decoded."""
 
-    def __init__(self, config: Config, storage: Storage, plan: SamplePlan):
+    def __init__(self, config: Config, storage: Storage, plan: SamplePlan, decoder: str):
         from mmray.extraction import Preparation
         from pipelines.cluster import use_own_cpus
 
         use_own_cpus()
         self.storage = storage
         self.plan = plan
-        self.prepare = Preparation(config.features, storage)
+        self.prepare = Preparation(config.features, storage, decoder)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         from mmray.extraction import to_arrow
@@ -171,13 +173,13 @@ class DecodeAndEncode:
     a partition's.
     """
 
-    def __init__(self, config: Config, storage: Storage, plan: SamplePlan, folder: str):
+    def __init__(self, config: Config, storage: Storage, plan: SamplePlan, decoder: str, folder: str):
         from mmray.extraction import Preparation
 
         self.storage = storage
         self.plan = plan
         self.folder = folder
-        self.prepare = Preparation(config.features, storage)
+        self.prepare = Preparation(config.features, storage, decoder)
         self.encode = _encoding(config)
         frames = [feature.frames for feature in config.features.values() if feature.kind == "frames"]
         self.slice_samples = max(1, config.extract.encode_batch // max(frames, default=1))

@@ -96,7 +96,7 @@ def require_features(config: Config, storage: Storage) -> str:
     made_with = storage.read_json(f"{folder}/_spec.json")
     fingerprint = made_with.pop("fingerprint")
     remedy = "set these back, or extract again into another `output`"
-    require_same(folder, made_with, feature_spec(config), remedy)
+    require_same(folder, made_with, feature_spec(config, made_with), remedy)
     return fingerprint
 
 

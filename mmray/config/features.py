@@ -14,8 +14,13 @@ class FramesFeature(Section):
 
     kind: Literal["frames"]
     source: Literal["video", "image"] = "video"
+    sampling: Literal["uniform", "fps", "keyframes"] = "uniform"
+    """uniform: so many spread evenly over the sample (the middle of each of n equal spans); fps: one every
+    1 / `fps` seconds; keyframes: the pictures the codec stores whole."""
     frames: Positive = 8
-    """How many, spread evenly over the sample (the middle of each of n equal spans)."""
+    """How many; for fps and keyframes the most, of which more are thinned evenly."""
+    fps: PositiveFloat | None = None
+    """Frames a second, where sampling is fps."""
     crop: tuple[Fraction, Fraction, Fraction, Fraction] | None = None
     """Left, top, right, bottom of the region to keep, as fractions of the picture; default: all."""
     encoder: str = "resnet18"
@@ -29,9 +34,16 @@ class FramesFeature(Section):
     """Of the stored vectors."""
 
     @model_validator(mode="after")
-    def _crop_has_an_area(self) -> Self:
+    def _settings_agree(self) -> Self:
+        faults = []
+        if (self.fps is None) == (self.sampling == "fps"):
+            faults.append("fps is given where sampling is fps, and only there")
+        if self.source == "image" and self.sampling != "uniform":
+            faults.append(f"sampling {self.sampling} is for videos; an image is one picture")
         if self.crop and (self.crop[0] >= self.crop[2] or self.crop[1] >= self.crop[3]):
-            raise ValueError("crop must be [left, top, right, bottom] with left < right, top < bottom")
+            faults.append("crop must be [left, top, right, bottom] with left < right, top < bottom")
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
 

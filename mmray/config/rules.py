@@ -37,8 +37,9 @@ def _clashing(config: Config) -> list[tuple[str, str]]:
     """Columns of the sample, feature and prediction tables that two names would share."""
     owners: dict[str, str] = dict.fromkeys(("sample_id", "split", "errors"), "every table")
     faults = []
-    for name in config.features:
-        faults += _claim(owners, f"features.{name}", name, ("", "_length", "_start_s", "_step_s"))
+    for name, feature in config.features.items():
+        times = ("_times_s",) if feature.kind == "frames" else ()
+        faults += _claim(owners, f"features.{name}", name, ("", "_length", "_start_s", "_step_s", *times))
     owners |= dict.fromkeys(("start_s", "end_s", *MEDIA_SOURCES), "the sample table")
     owners |= dict.fromkeys(("present", "model"), "the prediction table")
     for name in config.targets:

@@ -22,6 +22,9 @@ class ExtractConfig(Section):
     gpus_per_encoder: Annotated[float, Field(ge=0)] | Auto = "auto"
     encode_batch: Positive = 64
     """Pictures or texts that go through an encoder at once, across samples."""
+    decoder: Literal["auto", "torchcodec", "decord", "pyav"] = "auto"
+    """Who reads video and sound. auto: torchcodec where it works (it needs a system FFmpeg), else decord for
+    frames and PyAV for sound, else PyAV. decord never reads sound: PyAV does."""
     max_failed_fraction: Fraction = 0.5
     """Stop when more than this share of samples has a failed modality."""
 

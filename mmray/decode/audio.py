@@ -1,8 +1,13 @@
 """A sound file, a video's sound track, or a segment of either → one mono waveform at the rate asked for.
 
-PyAV, not decord: decord's AudioReader returns short waveforms of damaged files without an error, resamples
-unlike anything else, and leaks. Frames are averaged over channels and resampled (FFmpeg's swresample) as
-they are decoded, so memory holds the samples asked for and no more.
+torchcodec or PyAV, not decord: decord's AudioReader returns short waveforms of damaged files without an
+error, resamples unlike anything else, and leaks. Whoever decodes, sound is averaged over channels and
+resampled (FFmpeg's swresample) here, piece by piece, so memory holds the samples asked for and no more.
+
+torchcodec reads short recordings whole: of pieces it gives other samples (measured: mp3 shifted by the
+encoder's delay, AAC's last packets changed), and a whole long recording does not fit in bounded memory.
+PyAV reads those, segments, files whose time stamps are not exact to the sample or that do not say how long
+they are, and whatever torchcodec cannot: then it says what is wrong.
 
 A segment is the same samples that a cut of the whole recording would give (in Matroska, whose time stamps
 are whole milliseconds, to half of one): decoding begins a little earlier, at a sample where the grids of
@@ -39,7 +44,11 @@ __all__ = ["Waveform", "decode_audio"]
 MARGIN_S = 0.5
 """Decoded and thrown away on both sides of a segment: codecs and resampler need a run-up."""
 CHUNK_S = 1.0
-"""Resampled at a time."""
+"""Resampled at a time, at least."""
+WHOLE_VALUES = 2**23
+"""Samples times channels that are decoded at once (32 MB): 87 s of stereo at 48 kHz."""
+FRAME_S = 0.1
+"""A track may be longer or shorter than declared by this: codecs work in frames."""
 
 
 class Waveform(NamedTuple):
@@ -50,7 +59,9 @@ class Waveform(NamedTuple):
     sample_rate_hz: int
 
 
-def decode_audio(path: str, *, sample_rate_hz: int, start_s: float | None, end_s: float | None) -> Waveform:
+def decode_audio(
+    path: str, *, sample_rate_hz: int, start_s: float | None, end_s: float | None, decoder: str
+) -> Waveform:
     """The mean of the channels of the segment (default: the whole recording), resampled.
 
     Where the sound track begins after the recording does, the time before it is silence.
@@ -60,6 +71,7 @@ def decode_audio(path: str, *, sample_rate_hz: int, start_s: float | None, end_s
         sample_rate_hz: Of the result.
         start_s: Beginning of the segment, from the recording's beginning; None: that beginning.
         end_s: End of the segment; None: the end of the sound.
+        decoder: `torchcodec` or `pyav`; the samples are the same.
 
     Raises:
         MediaError: `missing_file`, `unreadable`, `no_audio_stream`, `bad_segment`, `empty`, `corrupt`, or
@@ -70,7 +82,7 @@ def decode_audio(path: str, *, sample_rate_hz: int, start_s: float | None, end_s
     with open_media(path) as container, faults("corrupt"):
         declared_end_s = _declared_end_s(container, sound_track(container))
         check_segment(start_s, end_s, declared_end_s)
-        samples, sound_end_s = _segment(path, sample_rate_hz, begin_s, end_s)
+        samples, sound_end_s = _segment(path, container, sample_rate_hz, begin_s, end_s, decoder)
     wanted_end_s = declared_end_s if end_s is None else end_s
     if clearly_short(sound_end_s, wanted_end_s):
         declared = "" if declared_end_s is None else f" of {declared_end_s:.3f} s declared"
@@ -88,43 +100,110 @@ def _declared_end_s(container: InputContainer, stream: AudioStream) -> float | N
     return duration_s + max(float(stream.start_time * stream.time_base) - origin_s(container), 0.0)
 
 
-def _segment(path: str, rate_hz: int, begin_s: float, end_s: float | None) -> tuple[np.ndarray, float]:
+def _segment(
+    path: str, container: InputContainer, rate_hz: int, begin_s: float, end_s: float | None, decoder: str
+) -> tuple[np.ndarray, float]:
     """Samples float32 [N] of the segment at `rate_hz`, and where decoding came to an end."""
     if begin_s > MARGIN_S:
         # A seek may land late, or inside a packet; only the way from the beginning tells damage from that.
         with contextlib.suppress(MediaError), faults("corrupt"):
-            return _decode(path, rate_hz, begin_s, end_s, seek=True)
-    return _decode(path, rate_hz, begin_s, end_s, seek=False)
+            sought_s = begin_s - MARGIN_S + origin_s(container)
+            container.seek(round(sought_s * av.time_base))
+            sound = _read_with_pyav(container)
+            if sound is None or sound.position <= begin_s * sound.rate_hz:
+                return _cut(sound, rate_hz, begin_s, end_s)
+    elif decoder == "torchcodec":
+        with contextlib.suppress(MediaError), faults("corrupt"):
+            if sound := _read_with_torchcodec(path, container):
+                return _cut(sound, rate_hz, begin_s, end_s)
+    with open_media(path) as afresh:
+        return _cut(_read_with_pyav(afresh), rate_hz, begin_s, end_s)
 
 
-def _decode(
-    path: str, rate_hz: int, begin_s: float, end_s: float | None, *, seek: bool
+class _Sound(NamedTuple):
+    """Mono sound at the rate it has in the file."""
+
+    rate_hz: int
+    position: int
+    """Sample at which `pieces` begin; 0 is the recording's beginning."""
+    pieces: Iterator[np.ndarray]
+    """float32 [n] each, one after another without gaps."""
+
+
+def _cut(
+    sound: _Sound | None, rate_hz: int, begin_s: float, end_s: float | None
 ) -> tuple[np.ndarray, float]:
-    with open_media(path) as container:
-        stream = sound_track(container)
-        zero_s = origin_s(container)
-        if seek:
-            container.seek(round((begin_s - MARGIN_S + zero_s) * av.time_base))
-        frames = _decoded(container, stream)
-        first = next(frames, None)
-        if first is None:
-            return np.zeros(0, np.float32), 0.0
-        native_hz = first.sample_rate
-        position = 0 if first.time is None else round((first.time - zero_s) * native_hz)
-        if seek and position > begin_s * native_hz:
-            raise MediaError("corrupt", f"sought {begin_s:.3f} s, landed at {first.time} s")
-        if container.duration and position > (container.duration / av.time_base + MARGIN_S) * native_hz:
-            raise MediaError("corrupt", f"time stamps begin at {first.time} s, after the recording's end")
-        # Sample i * grid of the old rate is, for every i, at the time of a sample of the new rate.
-        grid = native_hz // math.gcd(native_hz, rate_hz)
-        origin = int(max(begin_s - MARGIN_S, 0.0) * native_hz) // grid * grid
-        stop = None if end_s is None else math.ceil((end_s + MARGIN_S) * native_hz)
-        chunks = _chunks(itertools.chain([first], frames), native_hz, position, origin, stop)
-        samples, consumed = _resampled(chunks, native_hz, rate_hz)
-    offset = origin * rate_hz // native_hz
+    """The segment at `rate_hz`, float32 [N], and where `sound` came to an end."""
+    if sound is None:
+        return np.zeros(0, np.float32), 0.0
+    # Sample i * grid of the old rate is, for every i, at the time of a sample of the new rate.
+    grid = sound.rate_hz // math.gcd(sound.rate_hz, rate_hz)
+    origin = int(max(begin_s - MARGIN_S, 0.0) * sound.rate_hz) // grid * grid
+    stop = None if end_s is None else math.ceil((end_s + MARGIN_S) * sound.rate_hz)
+    samples, consumed = _resampled(_chunks(sound, origin, stop), sound.rate_hz, rate_hz)
+    offset = origin * rate_hz // sound.rate_hz
     begin = round(begin_s * rate_hz) - offset
     end = None if end_s is None else round(end_s * rate_hz) - offset
-    return np.clip(samples[begin:end], -1.0, 1.0), (origin + consumed) / native_hz
+    return np.clip(samples[begin:end], -1.0, 1.0), (origin + consumed) / sound.rate_hz
+
+
+def _mean(samples: np.ndarray) -> np.ndarray:
+    """[channels, n] → float32 [n], the mean; full scale of integer formats is 1."""
+    mean = samples.mean(axis=0, dtype=np.float64)
+    if samples.dtype == np.uint8:
+        mean = (mean - 128) / 128
+    elif samples.dtype.kind == "i":
+        mean = mean / 2 ** (8 * samples.dtype.itemsize - 1)
+    return mean.astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------ torchcodec
+
+
+def _read_with_torchcodec(path: str, container: InputContainer) -> _Sound | None:
+    """The whole track; None where it is too long, or does not say how long it is.
+
+    Raises:
+        MediaError: `corrupt` where it is not as long as it says.
+
+    """
+    stream = sound_track(container)
+    rate_hz, first, duration_s = stream.rate, stream.start_time, declared_s(container, stream)
+    if not duration_s or first is None or stream.time_base is None:
+        return None
+    if (stream.time_base * rate_hz).numerator != 1 or duration_s * rate_hz * stream.channels > WHOLE_VALUES:
+        return None
+    from torchcodec.decoders import AudioDecoder
+
+    sound = AudioDecoder(path, stream_index=stream.index).get_all_samples()
+    if sound.sample_rate != rate_hz or abs(sound.duration_seconds - duration_s) > FRAME_S:
+        raise MediaError("corrupt", f"{sound.duration_seconds} s of {duration_s} s declared")
+    position = round((sound.pts_seconds - origin_s(container)) * rate_hz)
+    return _Sound(rate_hz, position, iter([_mean(sound.data.numpy())]))
+
+
+# ------------------------------------------------------------------------------------ PyAV
+
+
+def _read_with_pyav(container: InputContainer) -> _Sound | None:
+    """The track from where the container is; None where no sound is left."""
+    frames = _decoded(container, sound_track(container))
+    first = next(frames, None)
+    if first is None:
+        return None
+    rate_hz = first.sample_rate
+    position = 0 if first.time is None else round((first.time - origin_s(container)) * rate_hz)
+    if container.duration and position > (container.duration / av.time_base + MARGIN_S) * rate_hz:
+        raise MediaError("corrupt", f"time stamps begin at {first.time} s, after the recording's end")
+
+    def pieces() -> Iterator[np.ndarray]:
+        for frame in itertools.chain([first], frames):
+            if frame.sample_rate != rate_hz:
+                raise MediaError("corrupt", f"the rate changes from {rate_hz} Hz to {frame.sample_rate} Hz")
+            samples = frame.to_ndarray()
+            yield _mean(samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T)
+
+    return _Sound(rate_hz, position, pieces())
 
 
 def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
@@ -148,36 +227,22 @@ def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[AudioFr
         raise MediaError("short_audio", "the file ends in the middle of a packet")
 
 
-def _chunks(
-    frames: Iterator[AudioFrame], native_hz: int, position: int, origin: int, stop: int | None
-) -> Iterator[np.ndarray]:
-    """Mono sound [n] from sample `origin` until `stop` is passed; `position` is the first frame's sample."""
+# ------------------------------------------------------------------------------------ resample
+
+
+def _chunks(sound: _Sound, origin: int, stop: int | None) -> Iterator[np.ndarray]:
+    """Mono sound [n] from sample `origin` until `stop` is passed."""
+    position = sound.position
     parts = [np.zeros(max(position - origin, 0), np.float32)]
-    for frame in frames:
-        if frame.sample_rate != native_hz:
-            raise MediaError("corrupt", f"the rate changes from {native_hz} Hz to {frame.sample_rate} Hz")
-        samples = _mono(frame)
+    for samples in sound.pieces:
         parts.append(samples[max(origin - position, 0) :])
         position += len(samples)
         if stop is not None and position >= stop:
             break
-        if sum(map(len, parts)) >= CHUNK_S * native_hz:
+        if sum(map(len, parts)) >= CHUNK_S * sound.rate_hz:
             yield np.concatenate(parts)
             parts = []
     yield np.concatenate([np.zeros(0, np.float32), *parts])
-
-
-def _mono(frame: AudioFrame) -> np.ndarray:
-    """Mean of the channels, float32 [n]; full scale of integer formats is 1."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    mean = samples.mean(axis=0, dtype=np.float64)
-    if samples.dtype == np.uint8:
-        mean = (mean - 128) / 128
-    elif samples.dtype.kind == "i":
-        mean = mean / 2 ** (8 * samples.dtype.itemsize - 1)
-    return mean.astype(np.float32)
 
 
 def _resampled(chunks: Iterator[np.ndarray], native_hz: int, rate_hz: int) -> tuple[np.ndarray, int]:

@@ -104,6 +104,8 @@ def declared_s(container: InputContainer, stream: VideoStream | AudioStream) -> 
 
     The container's duration is that of its longest stream, so it speaks for a stream that is alone only.
     """
+    if container.format.name == "aac":  # a bare stream declares nothing: FFmpeg guesses from the bit rate
+        return None
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     if tag := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):

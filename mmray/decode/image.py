@@ -27,6 +27,8 @@ class Frames(NamedTuple):
     """Time of the first frame, from the segment's start."""
     step_s: float
     """Mean time from one frame to the next."""
+    times_s: np.ndarray
+    """float32 [T]: time of each frame, from the segment's start."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def decode_image(path: str, geometry: PictureGeometry) -> Frames:
             raise MediaError("missing_file", path) from error
     with image, faults("corrupt"):
         picture = np.asarray(_rgb(ImageOps.exif_transpose(image)))
-        return Frames(fit(picture, geometry)[None], 0.0, 0.0)
+        return Frames(fit(picture, geometry)[None], 0.0, 0.0, np.zeros(1, np.float32))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

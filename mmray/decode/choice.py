@@ -1,0 +1,69 @@
+"""The setting `extract.decoder` → the decoders that read frames and sound, the same on every machine.
+
+They are chosen once, where a run starts, and written into the feature table's spec; a worker that cannot
+load them stops the run instead of reading with others.
+"""
+
+import importlib.metadata
+from functools import lru_cache
+from typing import NamedTuple
+
+from mmray.errors import ConfigError
+
+__all__ = ["Decoders", "choose_decoders", "decoder_versions"]
+
+REMEDIES = {
+    "torchcodec": "install mmray[torchcodec] and FFmpeg's shared libraries (Debian: apt-get install ffmpeg), "
+    "or set extract.decoder: auto",
+    "decord": "decord has wheels for x86-64 Linux only; set extract.decoder: auto",
+}
+
+
+class Decoders(NamedTuple):
+    """Names of the decoders; images are always Pillow's."""
+
+    frames: str
+    """`torchcodec`, `decord` or `pyav`."""
+    sound: str
+    """`torchcodec` or `pyav`; never decord, whose sound is not to be trusted."""
+
+
+def choose_decoders(setting: str) -> Decoders:
+    """`auto`: the first that works here of torchcodec, decord (no sound) and PyAV; else the one named.
+
+    Raises:
+        ConfigError: where the one named does not work here.
+
+    """
+    if setting in REMEDIES and (fault := _fault(setting)):
+        message = f"{setting} does not work here ({fault}); {REMEDIES[setting]}"
+        raise ConfigError("config", [("extract.decoder", message)])
+    frames = setting
+    if setting == "auto":
+        frames = next((name for name in REMEDIES if _fault(name) is None), "pyav")
+    return Decoders(frames, "torchcodec" if frames == "torchcodec" else "pyav")
+
+
+def decoder_versions(decoders: Decoders) -> dict[str, str]:
+    """The decoders and the versions of all that decides what they give: PyAV also finds the frames."""
+    packages = {"av": importlib.metadata.version("av"), "pillow": importlib.metadata.version("pillow")}
+    if decoders.frames == "decord":
+        packages["decord"] = importlib.metadata.version("decord")
+    elif decoders.frames == "torchcodec":
+        import torchcodec
+
+        packages["torchcodec"] = f"{torchcodec.__version__}, FFmpeg {torchcodec.ffmpeg_major_version}"
+    return {**decoders._asdict(), **packages}
+
+
+@lru_cache
+def _fault(package: str) -> str | None:
+    """Why a decoder cannot be loaded here; None where it can."""
+    try:
+        if package == "torchcodec":
+            import torchcodec.decoders  # loads FFmpeg's libraries  # noqa: F401
+        else:
+            import decord  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return None
