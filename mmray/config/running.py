@@ -22,6 +22,13 @@ class ExtractConfig(Section):
     gpus_per_encoder: Annotated[float, Field(ge=0)] | Auto = "auto"
     encode_batch: Positive = 64
     """Pictures or texts that go through an encoder at once, across samples."""
+    sandbox: bool = True
+    """Decode in a child process of each actor, so that a file which crashes, hangs or eats memory costs its
+    own sample only."""
+    decode_timeout_s: PositiveFloat | None = 300.0
+    """Longest time that decoding one feature of one sample may take; null: without limit."""
+    decode_memory_mb: Positive | None = 4096
+    """Most memory that it may take, MiB, beside what an idle decoder has; null: without limit."""
     max_failed_fraction: Fraction = 0.5
     """Stop when more than this share of samples has a failed modality."""
 
