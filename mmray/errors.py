@@ -38,6 +38,9 @@ Reason = Literal[
     "short_video",  # fewer seconds decoded than the container declares
     "short_audio",  # fewer seconds decoded than the container declares
     "bad_segment",  # start_s / end_s outside the recording
+    "decoder_crashed",  # the decoding process died of the file
+    "decoder_timed_out",  # decoding took longer than extract.decode_timeout_s
+    "decoder_out_of_memory",  # decoding took more memory than extract.decode_memory_mb
     "empty",  # decoded to nothing: an empty text, a waveform of zero samples
 ]
 
@@ -82,12 +85,13 @@ class BudgetError(MmrayError):
 
 
 class MediaError(MmrayError):
-    """One modality of one sample failed, for `reason`; the sample stays, with this in its row."""
+    """One modality of one sample failed for `reason`, after `attempts`; its row stays and says so."""
 
-    def __init__(self, reason: Reason, detail: str = ""):
+    def __init__(self, reason: Reason, detail: str = "", attempts: int = 1):
         self.reason: Reason = reason
         self.detail = detail
+        self.attempts = attempts
         super().__init__(f"{reason}: {detail}" if detail else reason)
 
     def __reduce__(self):
-        return MediaError, (self.reason, self.detail)
+        return MediaError, (self.reason, self.detail, self.attempts)

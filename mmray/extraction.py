@@ -24,6 +24,7 @@ from mmray.config import Feature, FramesFeature, MelFeature, Target, TextFeature
 from mmray.decode.audio import decode_audio
 from mmray.decode.choice import choose_decoders
 from mmray.decode.image import PictureGeometry, decode_image
+from mmray.decode.sandbox import Sandbox
 from mmray.decode.video import decode_frames
 from mmray.encode.frames import FrameEncoder, picture_geometry
 from mmray.encode.mel import add_white_noise, log_mel
@@ -60,9 +61,15 @@ class Prepared:
 
 
 class Preparation:
-    """Fetches and decodes samples on a CPU."""
+    """Fetches and decodes samples on a CPU; decodes in `sandbox`, where there is one."""
 
-    def __init__(self, features: Mapping[str, Feature], storage: Storage, decoder: str = "auto"):
+    def __init__(
+        self,
+        features: Mapping[str, Feature],
+        storage: Storage,
+        decoder: str = "auto",
+        sandbox: Sandbox | None = None,
+    ):
         """`decoder` as `extract.decoder` has it.
 
         Raises:
@@ -72,6 +79,7 @@ class Preparation:
         self.features = features
         self.storage = storage
         self.decoders = choose_decoders(decoder)
+        self.sandbox = sandbox
         self.geometries: dict[str, PictureGeometry] = {
             name: picture_geometry(feature.encoder, feature.size, feature.crop)
             for name, feature in features.items()
@@ -119,22 +127,24 @@ class Preparation:
             path = media.path(value)
         with _timed(seconds, "decode"):
             segment = {"start_s": sample["start_s"], "end_s": sample["end_s"]}
-            if isinstance(feature, MelFeature):
-                return _mel_step(feature, path, segment, sample["sample_id"], self.decoders.sound)
-            geometry = self.geometries[name]
-            if feature.source == "image":
-                return Step(*decode_image(path, geometry))
-            return Step(
-                *decode_frames(
-                    path,
-                    sampling=feature.sampling,
-                    frames=feature.frames,
-                    fps=feature.fps,
-                    resize=geometry,
-                    decoder=self.decoders.frames,
-                    **segment,
-                )
-            )
+            arguments = (feature, self.geometries.get(name), path, segment, sample["sample_id"])
+            return self.sandbox.call(media_step, *arguments) if self.sandbox else media_step(*arguments)
+
+
+def media_step(
+    feature: FramesFeature | MelFeature,
+    geometry: PictureGeometry | None,
+    path: str,
+    segment: dict[str, float | None],
+    sample_id: str,
+) -> Step:
+    """What a feature takes from a local file; needs nothing else, so any process may compute it."""
+    if isinstance(feature, MelFeature):
+        return _mel_step(feature, path, segment, sample_id)
+    assert geometry is not None
+    if feature.source == "image":
+        return Step(*decode_image(path, geometry))
+    return Step(*decode_frames(path, frames=feature.frames, resize=geometry, **segment))
 
 
 def _text_step(feature: TokensFeature | TextFeature, text: str) -> Step:
@@ -215,7 +225,7 @@ def _error_entry(modality: str, error: MediaError) -> dict[str, Any]:
         "modality": modality,
         "reason": error.reason,
         "detail": error.detail[:500],
-        "attempts": 1,
+        "attempts": error.attempts,
     }
 
 

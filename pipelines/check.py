@@ -101,11 +101,12 @@ def _try(config: Config, storage: Storage, samples: pa.Table) -> dict[str, dict[
     Raises:
         SamplesError: where not one feature of one sample came out.
     """
-    from mmray.extraction import Encoding, Preparation
+    from mmray.extraction import Encoding
+    from pipelines.extract import preparation
 
     encoding = Encoding(config.features, config.targets, encode_batch=config.extract.encode_batch)
     tried: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in encoding(Preparation(config.features, storage, config.extract.decoder)(samples)).to_pylist():
+    for row in encoding(preparation(config, storage, config.extract.decoder)(samples)).to_pylist():
         errors = {error["modality"]: error for error in row["errors"]}
         tried[row["sample_id"]] = {
             name: {"reason": errors[name]["reason"], "detail": errors[name]["detail"]}

@@ -25,7 +25,7 @@ from mmray.samples.plan import SamplePlan, plan_samples
 from mmray.storage import Storage, absolute_paths
 from pipelines import console
 
-__all__ = ["extract", "features_folder"]
+__all__ = ["extract", "features_folder", "preparation"]
 
 BUDGET_ROWS = 256  # the share of failures is judged from this many rows on
 
@@ -134,13 +134,12 @@ class Decode:
     """[partition number] → the partition's samples, decoded."""
 
     def __init__(self, config: Config, storage: Storage, plan: SamplePlan, decoder: str):
-        from mmray.extraction import Preparation
         from pipelines.cluster import use_own_cpus
 
         use_own_cpus()
         self.storage = storage
         self.plan = plan
-        self.prepare = Preparation(config.features, storage, decoder)
+        self.prepare = preparation(config, storage, decoder)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         from mmray.extraction import to_arrow
@@ -174,12 +173,10 @@ class DecodeAndEncode:
     """
 
     def __init__(self, config: Config, storage: Storage, plan: SamplePlan, decoder: str, folder: str):
-        from mmray.extraction import Preparation
-
         self.storage = storage
         self.plan = plan
         self.folder = folder
-        self.prepare = Preparation(config.features, storage, decoder)
+        self.prepare = preparation(config, storage, decoder)
         self.encode = _encoding(config)
         frames = [feature.frames for feature in config.features.values() if feature.kind == "frames"]
         self.slice_samples = max(1, config.extract.encode_batch // max(frames, default=1))
@@ -194,6 +191,20 @@ class DecodeAndEncode:
             tables.append(self.encode(prepared))
             _add(seconds, prepared.seconds)
         return _write(self.storage, self.folder, partition, pa.concat_tables(tables), seconds)
+
+
+def preparation(config: Config, storage: Storage, decoder: str) -> Any:
+    """The `Preparation` of the config's features, decoding in a child process where the config says so."""
+    from mmray.decode.sandbox import Sandbox
+    from mmray.extraction import Preparation
+
+    settings = config.extract
+    sandbox = Sandbox(
+        timeout_s=settings.decode_timeout_s,
+        memory_mb=settings.decode_memory_mb,
+        threads=max(1, int(settings.cpus_per_actor)),
+    )
+    return Preparation(config.features, storage, decoder, sandbox if settings.sandbox else None)
 
 
 def _encoding(config: Config) -> Any:

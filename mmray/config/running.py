@@ -25,6 +25,13 @@ class ExtractConfig(Section):
     decoder: Literal["auto", "torchcodec", "decord", "pyav"] = "auto"
     """Who reads video and sound. auto: torchcodec where it works (it needs a system FFmpeg), else decord for
     frames and PyAV for sound, else PyAV. decord never reads sound: PyAV does."""
+    sandbox: bool = True
+    """Decode in a child process of each actor, so that a file which crashes, hangs or eats memory costs its
+    own sample only."""
+    decode_timeout_s: PositiveFloat | None = 300.0
+    """Longest time that decoding one feature of one sample may take; null: without limit."""
+    decode_memory_mb: Positive | None = 4096
+    """Most memory that it may take, MiB, beside what an idle decoder has; null: without limit."""
     max_failed_fraction: Fraction = 0.5
     """Stop when more than this share of samples has a failed modality."""
 

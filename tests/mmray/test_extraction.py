@@ -29,6 +29,7 @@ from mmray.config import (
     TextFeature,
     TokensFeature,
 )
+from mmray.decode.sandbox import Sandbox
 from mmray.extraction import Encoding, Preparation, Prepared, Step, from_arrow, to_arrow
 from mmray.storage import Storage
 from mmray.tables import feature_schema, sample_schema
@@ -358,6 +359,15 @@ def test_slices_and_batches_change_nothing(features, media, encode_batch):
     for slice_samples in (1, 5, 100):
         slices = Preparation(features, Storage()).slices(samples, slice_samples)
         assert same(pa.concat_tables(encoding(prepared) for prepared in slices), whole)
+
+
+def test_a_sandbox_changes_nothing(features, media):
+    """The same bits and the same reasons, decoded in this process or in a child."""
+    samples = samples_of([row for row, _ in CASES], media)
+    sandbox = Sandbox(timeout_s=60, memory_mb=2048)
+    here, there = (to_arrow(Preparation(features, Storage(), way)(samples)) for way in (None, sandbox))
+    sandbox.close()
+    assert same(there.drop_columns("seconds"), here.drop_columns("seconds"))
 
 
 def test_a_decoded_partition_travels_between_pools_unchanged(features, media):
