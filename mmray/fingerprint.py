@@ -9,10 +9,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mmray.config import Config, FramesFeature, TextFeature
+from mmray.config import Config
+from mmray.config.features import WEIGHTS_FIELD
 from mmray.decode.choice import choose_decoders, decoder_versions
-from mmray.encode.weights import weights_fingerprint
+from mmray.encode.weights import local_weights, weights_fingerprint
 from mmray.errors import TableError
+from mmray.storage import Storage, scheme_of
 from mmray.tables import SCHEMA_VERSION
 
 __all__ = ["difference", "feature_spec", "hash_of", "require_same"]
@@ -31,11 +33,11 @@ def feature_spec(config: Config, made_with: Mapping[str, Any] | None = None) -> 
     features = {}
     for name, feature in config.features.items():
         features[name] = feature.model_dump(mode="json")
-        if isinstance(feature, FramesFeature):
-            weights = weights_fingerprint(feature.weights, feature.seed)
-            features[name]["weights"] = weights
-        elif isinstance(feature, TextFeature):
-            features[name]["model"] = weights_fingerprint(feature.model)
+        if field := WEIGHTS_FIELD.get(feature.kind):
+            weights, seed = getattr(feature, field), getattr(feature, "seed", 0)
+            if scheme_of(weights) == "s3":
+                weights = local_weights(weights, Storage(config.storage))
+            features[name][field] = weights_fingerprint(weights, seed)
     return {
         "schema_version": SCHEMA_VERSION,
         "features": features,

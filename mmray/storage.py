@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmray.config import Config, FramesFeature, StorageConfig, TextFeature, override
+from mmray.config import Config, StorageConfig, override
+from mmray.config.features import WEIGHTS_FIELD
 from mmray.errors import MediaError, StorageError
 
 if TYPE_CHECKING:
@@ -83,10 +84,9 @@ def absolute_paths(config: Config) -> Config:
         if given := getattr(config.samples, key):
             paths[f"samples.{key}"] = given
     for name, feature in config.features.items():
-        if isinstance(feature, FramesFeature) and os.path.exists(os.path.expanduser(feature.weights)):
-            paths[f"features.{name}.weights"] = feature.weights
-        if isinstance(feature, TextFeature) and os.path.exists(os.path.expanduser(feature.model)):
-            paths[f"features.{name}.model"] = feature.model
+        field = WEIGHTS_FIELD.get(feature.kind)
+        if field and os.path.exists(os.path.expanduser(getattr(feature, field))):
+            paths[f"features.{name}.{field}"] = getattr(feature, field)
     return override(
         config,
         {
@@ -244,6 +244,13 @@ class Storage:
             # Lists, because a single path would be expanded as a pattern.
             filesystem.get(files, [f"{folder.rstrip('/')}/{file.removeprefix(above)}" for file in files])
         return folder
+
+    def copy_file(self, uri: str, path: str) -> None:
+        """A file of storage to a local path, whose folder is made."""
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with self.faults(uri):
+            filesystem, source = self.filesystem(uri)
+            filesystem.get_file(source, path)
 
     @contextlib.contextmanager
     def media(self, uri: str) -> Iterator[str]:

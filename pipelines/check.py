@@ -104,7 +104,9 @@ def _try(config: Config, storage: Storage, samples: pa.Table) -> dict[str, dict[
     from mmray.extraction import Encoding
     from pipelines.extract import preparation
 
-    encoding = Encoding(config.features, config.targets, encode_batch=config.extract.encode_batch)
+    encoding = Encoding(
+        config.features, config.targets, encode_batch=config.extract.encode_batch, storage=storage
+    )
     tried: dict[str, dict[str, dict[str, Any]]] = {}
     for row in encoding(preparation(config, storage, config.extract.decoder)(samples)).to_pylist():
         errors = {error["modality"]: error for error in row["errors"]}

@@ -178,7 +178,7 @@ class DecodeAndEncode:
         self.folder = folder
         self.prepare = preparation(config, storage, decoder)
         self.encode = _encoding(config)
-        frames = [feature.frames for feature in config.features.values() if feature.kind == "frames"]
+        frames = [getattr(feature, "frames", 1) for feature in config.features.values()]
         self.slice_samples = max(1, config.extract.encode_batch // max(frames, default=1))
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -215,7 +215,13 @@ def _encoding(config: Config) -> Any:
 
     use_own_cpus()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Encoding(config.features, config.targets, encode_batch=config.extract.encode_batch, device=device)
+    return Encoding(
+        config.features,
+        config.targets,
+        encode_batch=config.extract.encode_batch,
+        device=device,
+        storage=Storage(config.storage),
+    )
 
 
 def _write(

@@ -14,7 +14,18 @@ is answered in a fraction of a second.
 """
 
 from mmray.config.base import Section
-from mmray.config.features import Feature, FramesFeature, MelFeature, TextFeature, TokensFeature
+from mmray.config.features import (
+    Feature,
+    FramesFeature,
+    MelFeature,
+    MfccFeature,
+    SpectrogramFeature,
+    SpeechFeature,
+    TextFeature,
+    TokensFeature,
+    VisionFeature,
+    WordVectorsFeature,
+)
 from mmray.config.model import (
     ConcatFusion,
     Encoder,
@@ -43,6 +54,7 @@ __all__ = [
     "Fusion",
     "LateFusion",
     "MelFeature",
+    "MfccFeature",
     "MlpEncoder",
     "ModelConfig",
     "RecurrentEncoder",
@@ -51,6 +63,8 @@ __all__ = [
     "ScoreConfig",
     "Section",
     "Space",
+    "SpectrogramFeature",
+    "SpeechFeature",
     "SplitConfig",
     "StorageConfig",
     "Target",
@@ -59,6 +73,8 @@ __all__ = [
     "TrainConfig",
     "TransformerEncoder",
     "TuneConfig",
+    "VisionFeature",
+    "WordVectorsFeature",
     "dump_config",
     "load_config",
     "override",

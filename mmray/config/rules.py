@@ -38,7 +38,7 @@ def _clashing(config: Config) -> list[tuple[str, str]]:
     owners: dict[str, str] = dict.fromkeys(("sample_id", "split", "errors"), "every table")
     faults = []
     for name, feature in config.features.items():
-        times = ("_times_s",) if feature.kind == "frames" else ()
+        times = ("_times_s",) if feature.kind in ("frames", "transformer_vision") else ()
         faults += _claim(owners, f"features.{name}", name, ("", "_length", "_start_s", "_step_s", *times))
     owners |= dict.fromkeys(("start_s", "end_s", *MEDIA_SOURCES), "the sample table")
     owners |= dict.fromkeys(("present", "model"), "the prediction table")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from mmray.decode.container import faults
@@ -38,17 +39,22 @@ class PictureGeometry:
     crop: tuple[float, float, float, float] | None
     """Left, top, right, bottom as fractions of the upright picture; None keeps all."""
     resize_px: int
-    """The shorter side becomes this."""
+    """The shorter side becomes this; both sides, where `squash`."""
     crop_px: int
     """Side of the square then cut from the centre."""
+    squash: bool = False
+    bicubic: bool = False
+    """Else bilinear."""
 
 
 def fit(picture: np.ndarray, geometry: PictureGeometry) -> np.ndarray:
-    """A picture [H, W, 3] → [crop_px, crop_px, 3], both uint8 RGB; bilinear, antialiased."""
+    """A picture [H, W, 3] → [crop_px, crop_px, 3], both uint8 RGB; antialiased."""
     if geometry.crop is not None:
         picture = _region(picture, geometry.crop)
     pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
-    pixels = functional.resize(pixels, [geometry.resize_px], antialias=True)
+    sides = [geometry.resize_px] * (2 if geometry.squash else 1)
+    mode = InterpolationMode.BICUBIC if geometry.bicubic else InterpolationMode.BILINEAR
+    pixels = functional.resize(pixels, sides, mode, antialias=True)
     pixels = functional.center_crop(pixels, [geometry.crop_px])
     return pixels.permute(1, 2, 0).contiguous().numpy()
 

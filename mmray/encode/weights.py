@@ -1,11 +1,59 @@
-"""Which weights a network has, as a short string: part of the fingerprint of what it makes."""
+"""Where a feature's weights are, as local files, and which they are, as a short string.
+
+The string is part of the fingerprint of what the weights make. Weights on s3:// are copied once to each
+machine.
+"""
 
 import hashlib
 import os
+import tempfile
+from collections.abc import Mapping
 
+from mmray.config import Feature
+from mmray.config.features import WEIGHTS_FIELD
 from mmray.errors import TableError
+from mmray.storage import Storage, parent, scheme_of
 
-__all__ = ["weights_fingerprint"]
+__all__ = ["local_weights", "weights_fingerprint", "with_local_weights"]
+
+
+def with_local_weights(features: Mapping[str, Feature], storage: Storage) -> dict[str, Feature]:
+    """The features with weights from s3:// in local copies."""
+    return {name: _with_local_weights(feature, storage) for name, feature in features.items()}
+
+
+def _with_local_weights(feature: Feature, storage: Storage) -> Feature:
+    field = WEIGHTS_FIELD.get(feature.kind)
+    if field is None or scheme_of(getattr(feature, field)) != "s3":
+        return feature
+    return feature.model_copy(update={field: local_weights(getattr(feature, field), storage)})
+
+
+def local_weights(uri: str, storage: Storage) -> str:
+    """A file or folder on s3:// as a local copy, made once a machine for each version of it.
+
+    Raises:
+        TableError: where there is no such file or folder.
+        StorageError: where storage refuses.
+    """
+    folder_uri = uri.rstrip("/")
+    infos = storage.infos(folder_uri) or storage.find(folder_uri)
+    if not infos:
+        raise TableError(f"{uri}: no such weights file or model folder")
+    version = hashlib.sha256(repr([(file, info["ETag"]) for file, info in infos.items()]).encode())
+    home = os.path.join(tempfile.gettempdir(), f"mmray-weights-{os.getuid()}")
+    os.makedirs(home, mode=0o700, exist_ok=True)
+    copy = os.path.join(home, version.hexdigest()[:16])
+    if not os.path.exists(copy):
+        with tempfile.TemporaryDirectory(dir=home) as folder:
+            for file in infos:
+                storage.copy_file(file, f"{folder}/copy/{file.removeprefix(parent(folder_uri))}")
+            try:
+                os.rename(f"{folder}/copy", copy)
+            except OSError:
+                if not os.path.exists(copy):  # else another process was first
+                    raise
+    return os.path.join(copy, folder_uri.rpartition("/")[2])
 
 
 def weights_fingerprint(weights: str, seed: int = 0) -> str:
