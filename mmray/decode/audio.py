@@ -149,9 +149,7 @@ class _Sound(NamedTuple):
     """float32 [n] each, one after another without gaps."""
 
 
-def _cut(
-    sound: _Sound | None, rate_hz: int, begin_s: float, end_s: float | None
-) -> tuple[np.ndarray, float]:
+def _cut(sound: _Sound | None, rate_hz: int, begin_s: float, end_s: float | None) -> tuple[np.ndarray, float]:
     """The segment at `rate_hz`, float32 [N], and where `sound` came to an end."""
     if sound is None:
         return np.zeros(0, np.float32), 0.0
@@ -163,7 +161,8 @@ def _cut(
     offset = origin * rate_hz // sound.rate_hz
     begin = round(begin_s * rate_hz) - offset
     end = None if end_s is None else round(end_s * rate_hz) - offset
-    return np.clip(samples[begin:end], -1.0, 1.0), (origin + consumed) / sound.rate_hz
+    segment = samples[begin:end]
+    return np.clip(segment, -1.0, 1.0, out=segment), (origin + consumed) / sound.rate_hz
 
 
 def _mean(samples: np.ndarray) -> np.ndarray:
@@ -220,7 +219,9 @@ def _read_with_pyav(container: InputContainer) -> _Sound | None:
             if frame.sample_rate != rate_hz:
                 raise MediaError("corrupt", f"the rate changes from {rate_hz} Hz to {frame.sample_rate} Hz")
             samples = frame.to_ndarray()
-            yield _mean(samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T)
+            yield _mean(
+                samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
+            )
 
     return _Sound(rate_hz, position, pieces())
 

@@ -140,7 +140,9 @@ def _read_with_pyav(path: str, index: VideoIndex, chosen: np.ndarray, *, seek: b
                 yield from _read_with_pyav(path, index, chosen[position:], seek=False)
                 return
             if frame is None or shown != stamp or frame.is_corrupt:
-                raise MediaError("corrupt", f"the frame at {index.times_s[number]:.3f} s cannot be decoded whole")
+                raise MediaError(
+                    "corrupt", f"the frame at {index.times_s[number]:.3f} s cannot be decoded whole"
+                )
             reached = stamp
             # Bicubic is what torchcodec and decord take for planes of colour at half size: equal to the bit.
             picture = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")

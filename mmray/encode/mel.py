@@ -12,6 +12,8 @@ from torchaudio.transforms import MelSpectrogram
 
 __all__ = ["add_white_noise", "log_mel"]
 
+CHUNK_STEPS = 8192
+"""Transformed at a time: the spectrum of a long recording would be many times its samples."""
 FLOOR = 1e-10
 """Smallest power before the logarithm: silence is −23, not −∞."""
 
@@ -28,8 +30,16 @@ def log_mel(
     Source: Slaney, Auditory Toolbox (1998), as in librosa.
     """
     transform = _mel_transform(sample_rate_hz, n_mels, window_ms, hop_ms)
-    power_MT = transform(torch.from_numpy(samples))
-    return power_MT.clamp_min(FLOOR).log().T.contiguous().numpy()
+    hop, half = transform.hop_length, transform.n_fft // 2
+    mel_TM = np.empty((1 + len(samples) // hop, n_mels), np.float32)
+    for first in range(0, len(mel_TM), CHUNK_STEPS):
+        count = min(CHUNK_STEPS, len(mel_TM) - first)
+        begin, end = first * hop - half, (first + count - 1) * hop + half
+        heard = samples[max(begin, 0) : end]
+        padded = np.pad(heard, (max(-begin, 0), max(end - len(samples), 0)))
+        power_MT = transform(torch.from_numpy(padded))
+        mel_TM[first : first + count] = power_MT.clamp_min(FLOOR).log().T.numpy()
+    return mel_TM
 
 
 @lru_cache(maxsize=8)
@@ -44,8 +54,7 @@ def _mel_transform(sample_rate_hz: int, n_mels: int, window_ms: float, hop_ms: f
         power=2.0,
         norm="slaney",
         mel_scale="slaney",
-        center=True,
-        pad_mode="constant",
+        center=False,
     )
 
 

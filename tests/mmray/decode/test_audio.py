@@ -47,10 +47,10 @@ def write_sound(path: Path, codec: str, *, rate_hz: int = 48_000, channels: int 
     return path
 
 
-def sound_of(path: Path, decoder: str, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
-    sound = decode_audio(
-        str(path), sample_rate_hz=RATE_HZ, start_s=start_s, end_s=end_s, decoder=decoder
-    )
+def sound_of(
+    path: Path, decoder: str, start_s: float | None = None, end_s: float | None = None
+) -> np.ndarray:
+    sound = decode_audio(str(path), sample_rate_hz=RATE_HZ, start_s=start_s, end_s=end_s, decoder=decoder)
     assert sound.samples.dtype == np.float32
     return sound.samples
 
@@ -116,7 +116,8 @@ def test_damage_is_found_or_heard_the_same_by_all(tmp_path, decoder):
             damaged[rng.integers(len(whole) // 10, len(whole), 8)] ^= np.uint8(1 << rng.integers(8))
             path = tmp_path / f"damaged.{container}"
             path.write_bytes(damaged.tobytes())
-            assert reason_of(path, decoder) == (reason := reason_of(path, "pyav"))
+            reason = reason_of(path, "pyav")
+            assert reason_of(path, decoder) == reason
             if reason is None:
                 np.testing.assert_allclose(sound_of(path, decoder), sound_of(path, "pyav"), atol=1e-5)
 

@@ -40,7 +40,9 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-@pytest.mark.parametrize(("kind", "options"), [("jpg", {"quality": 95}), ("png", {}), ("webp", {"quality": 95})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("jpg", {"quality": 95}), ("png", {}), ("webp", {"quality": 95})]
+)
 def test_pictures_are_set_upright(tmp_path, kind, options, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation

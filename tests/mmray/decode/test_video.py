@@ -130,7 +130,9 @@ def test_frames_of_irregular_times_are_those_on_screen(tmp_path, decoder, contai
     fps = frames_of(path, decoder, sampling="fps", fps=4.0, frames=1000)
     asked_ms = range(0, times_ms[-1] + 1, 250)
     shown = sorted({max(n for n, at in enumerate(times_ms) if at <= asked) for asked in asked_ms})
-    assert [n for n in numbers_in(fps) if n < len(times_ms) - 1] == [n for n in shown if n < len(times_ms) - 1]
+    assert [n for n in numbers_in(fps) if n < len(times_ms) - 1] == [
+        n for n in shown if n < len(times_ms) - 1
+    ]
     np.testing.assert_allclose(fps.times_s, [times_ms[n] / 1000 for n in numbers_in(fps)], atol=1e-3)
     assert fps.start_s == pytest.approx(fps.times_s[0], abs=1e-6)
     assert fps.step_s == pytest.approx(np.diff(fps.times_s).mean(), abs=1e-5)
