@@ -191,7 +191,7 @@ def _read_with_torchcodec(path: str, container: InputContainer) -> _Sound | None
         return None
     if (stream.time_base * rate_hz).numerator != 1 or duration_s * rate_hz * stream.channels > WHOLE_VALUES:
         return None
-    from torchcodec.decoders import AudioDecoder
+    from torchcodec.decoders import AudioDecoder  # pyright: ignore[reportPrivateImportUsage, reportMissingImports]
 
     sound = AudioDecoder(path, stream_index=stream.index).get_all_samples()
     if sound.sample_rate != rate_hz or abs(sound.duration_seconds - duration_s) > FRAME_S:

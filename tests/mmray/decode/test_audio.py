@@ -1,6 +1,7 @@
 """Every decoder gives the tone that was encoded, whole or in part, and the same reason where it cannot."""
 
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -33,7 +34,7 @@ def tones(rate_hz: int, channels: int, seconds: float = SECONDS) -> np.ndarray:
 def write_sound(path: Path, codec: str, *, rate_hz: int = 48_000, channels: int = 2) -> Path:
     layout = ("mono", "stereo")[channels - 1]
     with av.open(str(path), "w") as file:
-        stream = file.add_stream(codec, rate=rate_hz, layout=layout)
+        stream: Any = file.add_stream(codec, rate=rate_hz, layout=layout)
         encoder = stream.codec_context
         sound = tones(rate_hz, channels).astype(np.float32)
         frame = av.AudioFrame.from_ndarray(sound, format="fltp", layout=layout)
