@@ -17,6 +17,7 @@ the old and the new rate meet, and what is too much is cut off after resampling.
 import contextlib
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -47,6 +48,8 @@ CHUNK_S = 1.0
 """Resampled at a time, at least."""
 WHOLE_VALUES = 2**23
 """Samples times channels that are decoded at once (32 MB): 87 s of stereo at 48 kHz."""
+MAX_PAGE_BYTES = 27 + 255 + 255 * 255
+"""Of Ogg."""
 FRAME_S = 0.1
 """A track may be longer or shorter than declared by this: codecs work in frames."""
 
@@ -83,6 +86,8 @@ def decode_audio(
         declared_end_s = _declared_end_s(container, sound_track(container))
         check_segment(start_s, end_s, declared_end_s)
         samples, sound_end_s = _segment(path, container, sample_rate_hz, begin_s, end_s, decoder)
+        if end_s is None and container.format.name == "ogg" and _ends_inside_a_page(path):
+            raise MediaError("short_audio", f"the file ends inside a page, at {sound_end_s:.3f} s")
     wanted_end_s = declared_end_s if end_s is None else end_s
     if clearly_short(sound_end_s, wanted_end_s):
         declared = "" if declared_end_s is None else f" of {declared_end_s:.3f} s declared"
@@ -98,6 +103,20 @@ def _declared_end_s(container: InputContainer, stream: AudioStream) -> float | N
     if duration_s is None or stream.start_time is None or stream.time_base is None:
         return duration_s
     return duration_s + max(float(stream.start_time * stream.time_base) - origin_s(container), 0.0)
+
+
+def _ends_inside_a_page(path: str) -> bool:
+    """Whether an Ogg file was cut off: it declares no length, but each page has its own.
+
+    Source: RFC 3533, section 6: 26 bytes, the count of segments, their sizes, their data.
+    """
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(file.tell() - MAX_PAGE_BYTES, 0))
+        end = file.read()
+    page = end[max(end.rfind(b"OggS"), 0) :]
+    sizes = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    return len(page) < 27 or len(page) < 27 + page[26] + sum(sizes)
 
 
 def _segment(
@@ -142,7 +161,8 @@ def _cut(sound: _Sound | None, rate_hz: int, begin_s: float, end_s: float | None
     offset = origin * rate_hz // sound.rate_hz
     begin = round(begin_s * rate_hz) - offset
     end = None if end_s is None else round(end_s * rate_hz) - offset
-    return np.clip(samples[begin:end], -1.0, 1.0), (origin + consumed) / sound.rate_hz
+    segment = samples[begin:end]
+    return np.clip(segment, -1.0, 1.0, out=segment), (origin + consumed) / sound.rate_hz
 
 
 def _mean(samples: np.ndarray) -> np.ndarray:
@@ -171,7 +191,7 @@ def _read_with_torchcodec(path: str, container: InputContainer) -> _Sound | None
         return None
     if (stream.time_base * rate_hz).numerator != 1 or duration_s * rate_hz * stream.channels > WHOLE_VALUES:
         return None
-    from torchcodec.decoders import AudioDecoder
+    from torchcodec.decoders import AudioDecoder  # pyright: ignore[reportPrivateImportUsage, reportMissingImports]
 
     sound = AudioDecoder(path, stream_index=stream.index).get_all_samples()
     if sound.sample_rate != rate_hz or abs(sound.duration_seconds - duration_s) > FRAME_S:

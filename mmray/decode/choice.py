@@ -50,9 +50,9 @@ def decoder_versions(decoders: Decoders) -> dict[str, str]:
     if decoders.frames == "decord":
         packages["decord"] = importlib.metadata.version("decord")
     elif decoders.frames == "torchcodec":
-        import torchcodec
+        from torchcodec import ffmpeg_major_version  # pyright: ignore[reportPrivateImportUsage, reportMissingImports]
 
-        packages["torchcodec"] = f"{torchcodec.__version__}, FFmpeg {torchcodec.ffmpeg_major_version}"
+        packages["torchcodec"] = f"{importlib.metadata.version('torchcodec')}, FFmpeg {ffmpeg_major_version}"
     return {**decoders._asdict(), **packages}
 
 
@@ -61,7 +61,7 @@ def _fault(package: str) -> str | None:
     """Why a decoder cannot be loaded here; None where it can."""
     try:
         if package == "torchcodec":
-            import torchcodec.decoders  # loads FFmpeg's libraries  # noqa: F401
+            import torchcodec.decoders  # noqa: F401  # pyright: ignore[reportMissingImports]  # loads FFmpeg
         else:
             import decord  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:

@@ -72,7 +72,7 @@ def decode_image(path: str, geometry: PictureGeometry) -> Frames:
         except FileNotFoundError as error:
             raise MediaError("missing_file", path) from error
     with image, faults("corrupt"):
-        picture = np.asarray(_rgb(ImageOps.exif_transpose(image)))
+        picture = np.array(_rgb(ImageOps.exif_transpose(image)))
         return Frames(fit(picture, geometry)[None], 0.0, 0.0, np.zeros(1, np.float32))
 
 

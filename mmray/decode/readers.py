@@ -30,7 +30,7 @@ from mmray.errors import MediaError
 
 if TYPE_CHECKING:
     import decord
-    from torchcodec.decoders import VideoDecoder
+    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage, reportMissingImports]
 
 __all__ = ["read_pictures"]
 
@@ -81,7 +81,7 @@ def _read_with_torchcodec(path: str, index: VideoIndex, chosen: np.ndarray) -> I
 
 @lru_cache(maxsize=1)
 def _torchcodec(path: str, identity: tuple[int, ...], stream: int) -> "VideoDecoder":
-    from torchcodec.decoders import VideoDecoder
+    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage, reportMissingImports]
 
     return VideoDecoder(path, stream_index=stream, dimension_order="NHWC", num_ffmpeg_threads=1)
 

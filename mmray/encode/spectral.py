@@ -17,6 +17,8 @@ from torchaudio.transforms import MelSpectrogram, Spectrogram
 
 __all__ = ["add_white_noise", "hop_samples", "log_mel", "log_spectrogram", "mfcc", "spectrogram_bins"]
 
+CHUNK_STEPS = 8192
+"""Transformed at a time: the spectrum of a long recording would be many times its samples."""
 FLOOR = 1e-10
 """Smallest power before the logarithm: silence is −23, not −∞."""
 
@@ -35,7 +37,7 @@ def log_spectrogram(
     samples: np.ndarray, *, sample_rate_hz: int, window_ms: float, hop_ms: float
 ) -> np.ndarray:
     """float32 [N] → float32 [T, n_fft / 2 + 1]: natural log of power, T = 1 + N // hop."""
-    return _logged(_power_transform(sample_rate_hz, window_ms, hop_ms)(torch.from_numpy(samples)))
+    return _logged(_power_transform(sample_rate_hz, window_ms, hop_ms), samples)
 
 
 def log_mel(
@@ -45,7 +47,7 @@ def log_mel(
 
     Equals `log(librosa.feature.melspectrogram(…))`. Source: Slaney, Auditory Toolbox (1998), as in librosa.
     """
-    return _logged(_mel_transform(sample_rate_hz, n_mels, window_ms, hop_ms)(torch.from_numpy(samples)))
+    return _logged(_mel_transform(sample_rate_hz, n_mels, window_ms, hop_ms), samples)
 
 
 def mfcc(
@@ -62,8 +64,17 @@ def mfcc(
     return (decibels @ create_dct(n_mfcc, n_mels, norm="ortho")).contiguous().numpy()
 
 
-def _logged(power_FT: torch.Tensor) -> np.ndarray:
-    return power_FT.clamp_min(FLOOR).log().T.contiguous().numpy()
+def _logged(transform: Spectrogram | MelSpectrogram, samples: np.ndarray) -> np.ndarray:
+    """Log power of every step, [T, bins], some thousands at a time."""
+    hop, half = transform.hop_length, transform.n_fft // 2
+    steps = 1 + len(samples) // hop
+    parts = []
+    for first in range(0, steps, CHUNK_STEPS):
+        count = min(CHUNK_STEPS, steps - first)
+        begin, end = first * hop - half, (first + count - 1) * hop + half
+        padded = np.pad(samples[max(begin, 0) : end], (max(-begin, 0), max(end - len(samples), 0)))
+        parts.append(transform(torch.from_numpy(padded)).clamp_min(FLOOR).log().T.numpy())
+    return np.concatenate(parts)
 
 
 def _stft(sample_rate_hz: int, window_ms: float, hop_ms: float) -> dict[str, Any]:
@@ -73,8 +84,7 @@ def _stft(sample_rate_hz: int, window_ms: float, hop_ms: float) -> dict[str, Any
         "win_length": window,
         "hop_length": hop_samples(hop_ms, sample_rate_hz),
         "power": 2.0,
-        "center": True,
-        "pad_mode": "constant",
+        "center": False,
     }
 
 

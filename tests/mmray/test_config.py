@@ -178,10 +178,22 @@ def test_names_that_point_to_nothing(faults):
 
 
 @pytest.mark.parametrize(
-    "name", ["sample_id", "errors", "text", "model", "face", "face_length", "voice_step_s"]
+    "name", ["sample_id", "errors", "text", "model", "face", "face_length", "voice_step_s", "face_times_s"]
 )
 def test_targets_that_would_share_a_column(faults, name):
     assert list(faults(base=BASE.replace("emotion", name))) == [f"targets.{name}"]
+
+
+def test_how_frames_are_sampled_is_checked_whole(load, faults):
+    def sampled(how: str) -> str:
+        return BASE.replace("{kind: frames}", f"{{kind: frames, {how}}}")
+
+    for good in ("sampling: keyframes", "sampling: fps, fps: 2.5", "frames: 3"):
+        load(base=sampled(good))
+    bad = faults(base=sampled("source: image, sampling: keyframes, fps: 2.0"))
+    assert "fps is given where sampling is fps" in bad["features.face"]
+    assert "an image is one picture" in bad["features.face"]
+    assert list(faults(base=sampled("sampling: fps"))) == ["features.face"]
 
 
 def test_a_feature_may_be_named_like_a_medium(load):

@@ -156,6 +156,7 @@ def test_frames_are_the_ones_on_screen_in_the_middle_of_equal_spans(features, me
     assert row["face_start_s"] == pytest.approx(shown[0] / FPS - (start_s or 0), abs=1e-6)
     step_s = (shown[-1] - shown[0]) / (len(shown) - 1) / FPS
     assert row["face_step_s"] == pytest.approx(step_s, abs=1e-6)
+    assert row["face_times_s"] == pytest.approx(np.array(shown) / FPS - (start_s or 0), abs=1e-6)
     assert row["errors"] == []
 
 
@@ -163,6 +164,7 @@ def test_a_picture_is_one_step_at_time_zero(features, media):
     row = rows_of(features, samples_of([{"image": "orange.png"}], media)).to_pylist()[0]
     np.testing.assert_allclose(row["scene"], [[1.0, 127 / 127.5 - 1, -1.0]], atol=1e-3)
     assert (row["scene_length"], row["scene_start_s"], row["scene_step_s"]) == (1, 0.0, 0.0)
+    assert row["scene_times_s"] == [0.0]
 
 
 @pytest.mark.parametrize(("rate_hz", "hop_ms"), [(16_000, 10.0), (22_050, 10.0), (11_025, 7.3)])
@@ -297,6 +299,8 @@ def test_every_sample_is_a_row_and_a_value_or_a_reason_for_each_feature(features
             assert row[f"{name}_length"] == len(row[name] or [])
             assert (row[f"{name}_start_s"] is not None) == timed
             assert (row[f"{name}_step_s"] is not None) == timed
+            if name in ("face", "scene"):
+                assert len(row[f"{name}_times_s"] or []) == row[f"{name}_length"]
 
 
 def test_a_file_name_that_is_empty_costs_its_own_modality_only(features):
@@ -388,7 +392,12 @@ def test_a_decoded_partition_travels_between_pools_unchanged(features, media):
 def test_every_kind_of_step_makes_the_round_trip():
     random_numbers = np.random.default_rng(0)
     steps = [
-        Step(random_numbers.integers(0, 256, (2, 3, 4, 3)).astype(np.uint8), 0.1, 0.2),
+        Step(
+            random_numbers.integers(0, 256, (2, 3, 4, 3)).astype(np.uint8),
+            0.1,
+            0.2,
+            np.array([0.1, 0.3], np.float32),
+        ),
         Step(random_numbers.standard_normal((5, 7)).astype(np.float32), 0.0, 0.01),
         Step(np.zeros((0, 7), np.float32), 0.0, 0.01),
         Step(["naïve", "你", "", "🙂"]),
@@ -408,6 +417,7 @@ def test_every_kind_of_step_makes_the_round_trip():
         if arrived is None or left is None:
             continue
         assert (arrived.start_s, arrived.step_s) == (left.start_s, left.step_s)
+        np.testing.assert_equal(arrived.times_s, left.times_s)
         if isinstance(left.value, np.ndarray):
             assert isinstance(arrived.value, np.ndarray)
             assert arrived.value.dtype == left.value.dtype

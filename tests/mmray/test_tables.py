@@ -113,16 +113,17 @@ def test_schemas_name_what_the_contract_says():
     assert sample_schema(["video", "text"], TARGETS).names == [
         *("sample_id", "split", "start_s", "end_s", "video", "text", "emotion", "strength")
     ]
-    shapes = {"face": FeatureShape(8, "float16"), "words": FeatureShape(None)}
+    shapes = {"face": FeatureShape(8, "float16", timed=True), "words": FeatureShape(None)}
     features = feature_schema(shapes, TARGETS)
     assert features.names == [
         *("sample_id", "split", "emotion", "strength"),
-        *("face", "face_length", "face_start_s", "face_step_s"),
+        *("face", "face_length", "face_start_s", "face_step_s", "face_times_s"),
         *("words", "words_length", "words_start_s", "words_step_s"),
         "errors",
     ]
     assert str(features.field("face").type) == "list<item: fixed_size_list<item: halffloat>[8]>"
     assert features.field("words").type == pa.list_(pa.string())
+    assert features.field("face_times_s").type == pa.list_(pa.float32())
     assert features.field("emotion").type == pa.string()
     assert features.field("strength").type == pa.float64()
     assert prediction_schema(TARGETS).names == [

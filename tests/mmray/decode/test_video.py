@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -60,7 +61,7 @@ def write_video(
 ) -> Path:
     """Pictures one after another, at FPS or at the times given."""
     with av.open(str(path), "w") as file:
-        stream = file.add_stream(codec, rate=FPS, options=options)
+        stream: Any = file.add_stream(codec, rate=FPS, options=options)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = pixels
         if times_ms is not None:
