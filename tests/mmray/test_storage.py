@@ -580,12 +580,13 @@ def test_media_that_is_missing_is_asked_for_once(s3, flaky_s3):
 
 
 def test_another_object_under_the_same_key_is_never_mixed_in(s3, flaky_s3):
-    """It was replaced after the first half was read: a reason, or all of the new one, but no chimera."""
+    """It was replaced after the first half was read: a reason, or all of one of them, but no chimera."""
     old, new = os.urandom(1_000_000), os.urandom(1_000_000)
     client = s3.client()
     client.put_object(Bucket=s3.bucket, Key="changed.mp4", Body=old)
     flaky_s3.faults["changed.mp4"] = ["stall"]
-    there = Storage(StorageConfig(endpoint_url=flaky_s3.endpoint_url, **PATIENT))
+    patient = {**PATIENT, "read_timeout_s": 2.0}  # time to replace it in
+    there = Storage(StorageConfig(endpoint_url=flaky_s3.endpoint_url, **patient))
     outcome = []
 
     def fetch():
@@ -601,7 +602,7 @@ def test_another_object_under_the_same_key_is_never_mixed_in(s3, flaky_s3):
         reader.join(0.01)
     client.put_object(Bucket=s3.bucket, Key="changed.mp4", Body=new)
     reader.join()
-    assert outcome[0] in ("fetch_failed", new)
+    assert outcome[0] in ("fetch_failed", old, new)
 
 
 @pytest.mark.parametrize(
