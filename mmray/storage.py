@@ -14,8 +14,9 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from mmray import s3
 from mmray.config import Config, StorageConfig, override
 from mmray.config.features import WEIGHTS_FIELD
 from mmray.errors import MediaError, StorageError
@@ -64,7 +65,27 @@ def member_uri(archive: str, offset: int, size: int, extension: str) -> str:
     return f"{archive}#{offset}+{size}.{extension.rpartition('.')[2]}"
 
 
-_MEMBER = re.compile(r"(?P<archive>.+)#(?P<offset>\d+)\+(?P<size>\d+)(?P<suffix>\.[a-z0-9]+)")
+class _Span(NamedTuple):
+    """Bytes of a file: all of them where `size` is None."""
+
+    uri: str
+    offset: int
+    size: int | None
+    suffix: str
+
+
+def _span(uri: str) -> _Span:
+    """What a media URI means: a file, or a member of an archive."""
+    if member := re.fullmatch(r"(.+)#(\d+)\+(\d+)(\.[a-z0-9]+)", uri):
+        return _Span(member[1], int(member[2]), int(member[3]), member[4])
+    return _Span(uri, 0, None, os.path.splitext(uri)[1])
+
+
+def _cut(path: str, span: _Span, file: IO[bytes]) -> None:
+    with open(path, "rb") as whole:
+        whole.seek(span.offset)
+        file.write(whole.read(span.size))
+    file.flush()
 
 
 def absolute(uri: str) -> str:
@@ -108,24 +129,25 @@ class Storage:
     """
 
     config: StorageConfig = field(default_factory=StorageConfig)
+    _read_from: set[str] = field(default_factory=set, init=False, compare=False, repr=False)
+    """Buckets that gave an object."""
 
-    def filesystem(self, uri: str) -> "tuple[fsspec.AbstractFileSystem, str]":
-        """The fsspec filesystem of `uri` and the path inside it."""
+    def filesystem(
+        self, uri: str, max_attempts: int | None = None
+    ) -> "tuple[fsspec.AbstractFileSystem, str]":
+        """The fsspec filesystem of `uri` and the path inside it; tries as often as the config says."""
         import fsspec
 
-        scheme = scheme_of(uri)
-        if scheme not in SCHEMES:
-            raise StorageError(f"{uri}: unknown scheme {scheme!r}; use a local path or s3://")
-        if "\0" in uri:
-            raise StorageError(f"{uri!r}: a path cannot hold a null character")
-        if scheme != "s3":
+        _require_possible(uri)
+        if scheme_of(uri) != "s3":
             return fsspec.filesystem("file"), absolute(uri)
-        endpoint = self._endpoint_url()
+        endpoint = s3.endpoint_url(self.config)
         if endpoint and not endpoint.startswith(("http://", "https://")):
             setting = "storage.endpoint_url" if self.config.endpoint_url else "AWS_ENDPOINT_URL"
             raise StorageError(f"{uri}: {setting} is {endpoint!r}; it must start with http:// or https://")
-        filesystem = fsspec.filesystem("s3", **self._s3_options())
-        filesystem.retries = BODY_ATTEMPTS
+        max_attempts = max_attempts or self.config.max_attempts
+        filesystem = fsspec.filesystem("s3", **s3.options(self.config, max_attempts))
+        filesystem.retries = min(BODY_ATTEMPTS, max_attempts)
         return filesystem, uri.removeprefix("s3://")
 
     def arrow(self, uri: str) -> "tuple[pyarrow.fs.FileSystem, str]":
@@ -257,63 +279,78 @@ class Storage:
         """The file as a local path, for decoders: itself where it is local, else a temporary copy.
 
         Raises:
-            MediaError: `missing_file` or `fetch_failed`.
+            MediaError: `missing_file` or `fetch_failed`, with the number of attempts.
+            StorageError: where no other file could be fetched either: the keys are refused.
 
         """
         with contextlib.ExitStack() as stack:
+            span = _span(uri)
+            on_s3 = scheme_of(span.uri) == "s3"
             try:
-                with self.faults(uri):
-                    path = self._local(uri, stack)
+                _require_possible(span.uri)
+                path = absolute(span.uri)
+                if not on_s3:
+                    with self.faults(uri):
+                        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
             except StorageError as error:
-                if isinstance(error.__cause__, FileNotFoundError):
-                    raise MediaError("missing_file", uri) from error
-                raise MediaError("fetch_failed", str(error)) from error
+                missing = isinstance(error.__cause__, FileNotFoundError)
+                reason, detail = ("missing_file", uri) if missing else ("fetch_failed", str(error))
+                raise MediaError(reason, detail) from error
+            if on_s3 or span.size is not None:
+                copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="mmray-", suffix=span.suffix))
+                if on_s3:
+                    self._fetch(uri, span, copy)
+                else:
+                    _cut(path, span, copy)
+                if span.size not in (None, copy.tell()):
+                    raise MediaError(
+                        "fetch_failed", f"{uri}: the archive ends after {copy.tell()} of its bytes"
+                    )
+                path = copy.name
             yield path
 
-    def _local(self, uri: str, stack: contextlib.ExitStack) -> str:
-        def copy(suffix: str) -> Any:
-            return stack.enter_context(tempfile.NamedTemporaryFile(prefix="mmray-", suffix=suffix))
+    def _fetch(self, uri: str, span: "_Span", file: IO[bytes]) -> None:
+        """An object's bytes, or a span of them, into `file`.
 
-        if member := _MEMBER.fullmatch(uri):
-            filesystem, path = self.filesystem(member["archive"])
-            offset, size = int(member["offset"]), int(member["size"])
-            content = bytes(filesystem.cat_file(path, start=offset, end=offset + size))  # pyright: ignore[reportArgumentType]
-            if len(content) != size:
-                raise MediaError("fetch_failed", f"{uri}: the archive ends after {len(content)} of its bytes")
-            file = copy(member["suffix"])
-            file.write(content)
-            file.flush()
-            return file.name
-        filesystem, path = self.filesystem(uri)
-        if scheme_of(uri) == "s3":
-            file = copy(os.path.splitext(path)[1])
-            filesystem.get_file(path, file.name)
-            return file.name
-        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
-        return path
+        Raises:
+            MediaError: `missing_file` or `fetch_failed`, with the number of attempts.
+            StorageError: where no object can be read.
 
-    def _endpoint_url(self) -> str | None:
-        environment = os.environ
-        return (
-            self.config.endpoint_url
-            or environment.get("AWS_ENDPOINT_URL_S3")
-            or environment.get("AWS_ENDPOINT_URL")
-        )
+        """
+        with self.faults(uri):
+            filesystem, path = self.filesystem(span.uri, max_attempts=1)
+            download = s3.Download(filesystem, path, file, span.offset, span.size)
+        for attempt in s3.attempts(self.config.max_attempts, self.config.retry_wait_s):
+            try:
+                with self.faults(uri):
+                    download.go_on()
+            except StorageError as error:
+                verdict = s3.verdict(error.__cause__)
+                if verdict == "missing":
+                    raise MediaError("missing_file", uri, attempt) from error
+                if verdict == "stop":
+                    raise
+                if verdict == "denied" and not self._may_read(download.bucket):
+                    hint = "the bucket may not be listed either, and none of its objects was read before"
+                    raise StorageError(f"{error}; {hint}") from error
+                if verdict != "again" or attempt == self.config.max_attempts:
+                    raise MediaError("fetch_failed", str(error), attempt) from error
+            else:
+                self._read_from.add(download.bucket)
+                return
 
-    def _s3_options(self) -> dict[str, Any]:
-        config = self.config
-        return {
-            "anon": config.anonymous,
-            "profile": config.profile,
-            "endpoint_url": self._endpoint_url(),
-            "client_kwargs": {"region_name": config.region} if config.region else {},
-            "config_kwargs": {
-                "retries": {"total_max_attempts": config.max_attempts, "mode": "standard"},
-                "connect_timeout": 5,
-                "read_timeout": 30,
-            },
-            "use_listings_cache": False,
-        }
+    def _may_read(self, bucket: str) -> bool:
+        """Whether a refusal is the object's own: others were read, or the bucket can be listed.
+
+        A missing object is refused, too, to keys that may not list.
+        """
+        if bucket in self._read_from:
+            return True
+        try:
+            self.names(f"s3://{bucket}")
+        except StorageError as error:
+            return s3.verdict(error.__cause__) not in ("denied", "stop")
+        return True
 
     @contextlib.contextmanager
     def faults(self, uri: str) -> Iterator[None]:
@@ -323,22 +360,15 @@ class Storage:
         except Exception as error:
             if isinstance(error, StorageError) or not _from_storage(error):
                 raise
-            explained = self._explain_s3(error) if scheme_of(uri) == "s3" else _explain_local(error)
+            explained = s3.explain(error, self.config) if scheme_of(uri) == "s3" else _explain_local(error)
             raise StorageError(f"{uri}: {explained}") from error
 
-    def _explain_s3(self, error: Exception) -> str:
-        from botocore.exceptions import NoCredentialsError, ParamValidationError, ProfileNotFound
 
-        fault = _one_line(error)
-        if isinstance(error, FileNotFoundError):
-            return "no such file or bucket"
-        if isinstance(error, PermissionError):
-            return f"access denied ({fault}); check the keys, storage.profile and the bucket's policy"
-        if isinstance(error, NoCredentialsError):
-            return "no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile"
-        if isinstance(error, ProfileNotFound | ParamValidationError):
-            return fault
-        return f"{fault}; check storage.endpoint_url ({self._endpoint_url() or 'AWS'}) and the network"
+def _require_possible(uri: str) -> None:
+    if scheme_of(uri) not in SCHEMES:
+        raise StorageError(f"{uri}: unknown scheme {scheme_of(uri)!r}; use a local path or s3://")
+    if "\0" in uri:
+        raise StorageError(f"{uri!r}: a path cannot hold a null character")
 
 
 def _files(uri: str, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

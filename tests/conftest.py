@@ -5,20 +5,25 @@
 
     def test_on_ray(ray_cluster): ...           # one local Ray of 4 logical CPUs for all tests
     def test_both(ray_cluster, s3): ...         # workers see the same keys and endpoint, in either order
+    def test_faults(flaky_s3): ...              # the S3 server behind a proxy that refuses and cuts answers
     def test_real(shared_data): ...             # skipped, saying so, where ../shared/data is absent
 
 The S3 address is chosen before the server starts (`s3_environment`), so Ray workers know it whether or
 not a test has asked for the server yet.
 """
 
+import http.client
+import http.server
 import json
 import os
 import random
 import shutil
 import socket
+import struct
 import subprocess
 import sysconfig
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -157,6 +162,108 @@ def _free_port() -> int:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
+
+
+class FlakyS3:
+    """An HTTP proxy before an S3 server that spoils some answers, by object.
+
+    `faults[name]` is what befalls the requests that ask for objects whose key ends in `name`, one after
+    another; the rest pass. A request arrives at the server as it was signed, Host included.
+
+        503, "SlowDown"   any status and S3 error code, as the server would word it
+        "reset"           the connection is reset half-way through the body
+        "cut"             the connection ends half-way through the body, politely
+        "stall"           nothing comes after half of the body
+    """
+
+    def __init__(self, s3: S3):
+        self.s3 = s3
+        self.faults: dict[str, list[tuple[int, str] | str]] = {}
+        self.requests: list[tuple[str, str | None]] = []
+        """Path and Range of each."""
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        flaky = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                flaky.serve(self)
+
+            do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                """Nothing on the screen."""
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: object) -> None:
+                """A client that went away is what some faults are for."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.endpoint_url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def asked(self, name: str) -> int:
+        """How many requests asked for an object whose key ends in `name`."""
+        return sum(path.endswith(name) for path, _ in self.requests)
+
+    def serve(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        """Answer one request."""
+        path = handler.path.partition("?")[0]
+        with self._lock:
+            self.requests.append((path, handler.headers["Range"]))
+            waiting = next((faults for name, faults in self.faults.items() if path.endswith(name)), [])
+            fault = waiting.pop(0) if waiting else None
+        length = int(handler.headers["Content-Length"] or 0)
+        body = handler.rfile.read(length)
+        if isinstance(fault, tuple):
+            status, code = fault
+            answer = f"<Error><Code>{code}</Code><Message>{code} by the proxy</Message></Error>".encode()
+            handler.send_response(status)
+            handler.send_header("Content-Length", str(len(answer)))
+            handler.end_headers()
+            handler.wfile.write(answer)
+            return
+        server = http.client.HTTPConnection(self.s3.endpoint_url.removeprefix("http://"), timeout=30)
+        server.putrequest(handler.command, handler.path, skip_host=True, skip_accept_encoding=True)
+        for header, value in handler.headers.items():
+            server.putheader(header, value)
+        server.endheaders(body or None)
+        answer = server.getresponse()
+        data = answer.read()
+        server.close()
+        handler.send_response(answer.status)
+        for header, value in answer.getheaders():
+            if header.lower() not in ("connection", "transfer-encoding", "date", "server", "content-length"):
+                handler.send_header(header, value)
+        declared = answer.headers["Content-Length"] if handler.command == "HEAD" else len(data)
+        handler.send_header("Content-Length", str(declared))
+        handler.end_headers()
+        handler.wfile.write(data[: len(data) // 2] if fault else data)
+        handler.wfile.flush()
+        handler.close_connection = fault is not None
+        if fault == "reset":
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.close()
+        elif fault == "stall":
+            self._ended.wait(60)
+
+    def close(self) -> None:
+        """End, stalled answers included."""
+        self._ended.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def flaky_s3(s3: S3) -> Iterator[FlakyS3]:
+    """The S3 server, reached through a proxy that spoils the answers a test chooses."""
+    proxy = FlakyS3(s3)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from mmray.config.base import Fraction, Positive, Section
+from mmray.config.base import Fraction, Positive, PositiveFloat, Section
 
 
 class StorageConfig(Section):
@@ -18,6 +18,10 @@ class StorageConfig(Section):
     region: str | None = None
     max_attempts: Positive = 5
     """Tries of one request before it counts as failed, with growing waits between them."""
+    retry_wait_s: PositiveFloat = 1.0
+    """Longest wait before the second try to fetch a file; doubled for each further one, up to 20 s."""
+    read_timeout_s: PositiveFloat = 30.0
+    """A server that sends nothing for so long counts as failed."""
 
 
 class SplitConfig(Section):

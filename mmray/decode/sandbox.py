@@ -32,22 +32,22 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from mmray.errors import MediaError
 
 __all__ = ["Sandbox"]
 
+MB = 2**20
 WATCH_S = 0.01
 """Between two looks at a busy child: what memory can grow by unseen, at some GB/s, is tens of MB."""
 START_S = 300.0
 """A child that has not begun by then never will."""
 END_S = 0.1
 """A child whose pipe has ended may take this long to end itself."""
+PIPE_BYTES = 4 * MB
+"""A clip's pictures pass in one go where the kernel allows it."""
 PR_SET_PDEATHSIG = 1
-MB = 2**20
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -128,18 +128,22 @@ class _Child:
 
     def __init__(self, module: str, threads: int):
         self.pipe, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIPE_BYTES)
         self._poller = select.poll()
         self._poller.register(self.pipe, select.POLLIN)
         # With the parent's import path, so that it finds what the parent found.
-        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve(*{{}})"
+        arguments = (theirs.fileno(), os.getpid(), module)
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve(*{arguments})"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code.format((theirs.fileno(), os.getpid(), module))],
+            [sys.executable, "-c", code],
             pass_fds=[theirs.fileno()],
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.DEVNULL,
             stdout=2,  # a decoder's chatter is no output of ours
         )
         theirs.close()
+        statm = f"/proc/{self.process.pid}/statm"  # proc(5)
+        self._statm = os.open(statm, os.O_RDONLY) if sys.platform == "linux" else None
         try:
             if not self.answers(START_S):
                 raise RuntimeError(f"the decoding process is not ready after {START_S:g} s")
@@ -160,18 +164,20 @@ class _Child:
 
     def memory(self) -> int:
         """Bytes it holds of its own: resident, without what it maps from files or shares."""
-        if sys.platform != "linux":
+        if self._statm is None:
             return 0
         try:
-            statm = Path(f"/proc/{self.process.pid}/statm").read_text()
+            _, resident, shared, *_ = map(int, os.pread(self._statm, 200, 0).split())
         except ProcessLookupError:
             return 0
-        _, resident, shared, *_ = map(int, statm.split())
         return (resident - shared) * resource.getpagesize()
 
     def end(self) -> str:
         """Kill it where it does not end with its pipe; how it ended."""
         self.pipe.close()
+        if self._statm is not None:
+            os.close(self._statm)
+            self._statm = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(END_S)
         self.process.kill()

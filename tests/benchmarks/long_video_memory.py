@@ -23,7 +23,7 @@ from mmray.decode.audio import decode_audio
 from mmray.decode.choice import choose_decoders
 from mmray.decode.image import PictureGeometry
 from mmray.decode.video import decode_frames
-from mmray.encode.mel import log_mel
+from mmray.encode.spectral import log_mel
 from mmray.errors import ConfigError
 
 FPS, RATE_HZ, LOOP_S = 25, 48_000, 10

@@ -3,12 +3,14 @@
     python tests/benchmarks/sandbox_overhead.py [--rounds 5] [--clips 12] [FOLDER of videos …]
 
 Without folders: drawn clips of 640 × 360, 3 to 6 s, with sound. Prints a JSON line for each set: seconds
-a clip both ways (of all rounds, the first left out), the extra share of the decode time, and the memory
-(MiB, its own) of an idle child.
+a clip both ways (of all rounds, the first left out), what the sandbox takes more of them (mean, and median
+of the clips), the same of CPU seconds, which other work on the machine disturbs less, and the memory (MiB,
+its own) of an idle child.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -54,17 +56,19 @@ def compare(videos: list[Path], rounds: int) -> dict[str, float]:
     sandbox = Sandbox(timeout_s=60, memory_mb=2048)
     ways = {
         "in_process": Preparation(FEATURES, Storage()),
-        "sandbox": Preparation(FEATURES, Storage(), sandbox),
+        "sandbox": Preparation(FEATURES, Storage(), sandbox=sandbox),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    cpu_s = dict.fromkeys(ways, 0.0)
     for round_number in range(1 + rounds):
         for row in range(samples.num_rows):
             order = list(ways) if (round_number + row) % 2 else list(ways)[::-1]
             for name in order:
-                start = time.perf_counter()
+                start, cpu_start_s = time.perf_counter(), cpu_seconds(sandbox)
                 prepared = ways[name](samples.slice(row, 1))
                 if round_number:
                     seconds[name].append(time.perf_counter() - start)
+                    cpu_s[name] += cpu_seconds(sandbox) - cpu_start_s
                 require_whole(prepared)
     child = sandbox._child
     inside, outside = (statistics.mean(seconds[name]) for name in ("in_process", "sandbox"))
@@ -75,8 +79,18 @@ def compare(videos: list[Path], rounds: int) -> dict[str, float]:
         "sandbox_s": round(outside, 4),
         "overhead": round(outside / inside - 1, 4),
         "overhead_median": round(statistics.median(ratios) - 1, 4),
+        "overhead_cpu": round(cpu_s["sandbox"] / cpu_s["in_process"] - 1, 4),
         "child_mib": round(child.memory() / 2**20) if child else 0,
     }
+
+
+def cpu_seconds(sandbox: Sandbox) -> float:
+    """Of this process and of the sandbox's child."""
+    child_s = 0.0
+    if child := sandbox._child:
+        stat = Path(f"/proc/{child.process.pid}/stat").read_text().rpartition(")")[2].split()
+        child_s = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime; proc(5)
+    return time.process_time() + child_s
 
 
 def require_whole(prepared: Prepared) -> None:

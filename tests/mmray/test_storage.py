@@ -1,4 +1,5 @@
 import contextlib
+import io
 import os
 import pickle
 import socket
@@ -325,8 +326,8 @@ def test_a_file_where_a_folder_should_be(tmp_path):
 # ------------------------------------------------------------------------------------ refusals, S3
 
 
-def refusals(storage: Storage, uri: str) -> list[str]:
-    """What each way to touch `uri` answers when it may not."""
+def refusals(storage: Storage, uri: str, media: type[Exception] = StorageError) -> list[str]:
+    """What each way to touch `uri` answers when it may not; `media` is how a fetch says so."""
     answers = []
     for act in (
         lambda: storage.read(uri),
@@ -341,9 +342,9 @@ def refusals(storage: Storage, uri: str) -> list[str]:
             act()
         answers.append(message(info))
         assert answers[-1].startswith(f"{uri}: ")
-    with pytest.raises(MediaError) as info, storage.media(uri):
+    with pytest.raises(media) as info, storage.media(uri):
         pass
-    assert info.value.reason == "fetch_failed"
+    assert type(info.value) is media
     return [*answers, message(info)]
 
 
@@ -423,7 +424,8 @@ def test_nobody_listens_at_the_endpoint(s3_environment):
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
         start = time.monotonic()
-        for answer in refusals(Storage(StorageConfig(endpoint_url=endpoint, max_attempts=2)), "s3://b/k"):
+        config = StorageConfig(endpoint_url=endpoint, max_attempts=2, retry_wait_s=0.01)
+        for answer in refusals(Storage(config), "s3://b/k", media=MediaError):
             assert f"check storage.endpoint_url ({endpoint}) and the network" in answer
         assert time.monotonic() - start < 20  # 8 refusals, each after one wait of at most a second
 
@@ -482,7 +484,7 @@ def test_cut_connections_are_tried_again(s3, cut):
         assert there.read(s3.uri("big.bin")) == data
         assert flaky.connections > len(cut)
     with proxy(s3, cut) as flaky:
-        there = Storage(StorageConfig(endpoint_url=flaky.endpoint))
+        there = Storage(StorageConfig(endpoint_url=flaky.endpoint, retry_wait_s=0.01))
         with there.media(s3.uri("big.bin")) as path:
             assert Path(path).read_bytes() == data
 
@@ -519,3 +521,129 @@ def test_max_attempts_counts_requests(s3, attempts):
             Storage(StorageConfig(endpoint_url=endpoint, max_attempts=attempts)).write(s3.uri("x"), b"x")
     assert "Service Unavailable" in message(info)
     assert len(requests) == attempts
+
+
+# ------------------------------------------------------------------------------------ media, S3 in trouble
+
+SLOW, BROKEN = (503, "SlowDown"), (500, "InternalError")
+PATIENT = {"max_attempts": 4, "retry_wait_s": 0.01, "read_timeout_s": 0.5}
+
+
+def fetched(flaky, uri: str, **settings) -> bytes:
+    there = Storage(StorageConfig(endpoint_url=flaky.endpoint_url, **{**PATIENT, **settings}))
+    with there.media(uri) as path:
+        return Path(path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [SLOW] * 3,
+        [BROKEN],
+        ["reset"],
+        ["cut"],
+        ["stall"],
+        [(429, "TooManyRequests"), "cut", SLOW],
+        ["cut"] * 3,
+    ],
+    ids=str,
+)
+def test_media_comes_whole_through_faults(s3, flaky_s3, faults):
+    data = os.urandom(3_000_001)
+    s3.client().put_object(Bucket=s3.bucket, Key="flaky.mp4", Body=data)
+    flaky_s3.faults["flaky.mp4"] = list(faults)
+    assert fetched(flaky_s3, s3.uri("flaky.mp4")) == data
+    assert flaky_s3.asked("flaky.mp4") == len(faults) + 1
+    ranges = [int(asked.removeprefix("bytes=").rstrip("-")) for _, asked in flaky_s3.requests if asked]
+    assert ranges == sorted(ranges)
+    if faults == ["cut"] * 3:  # each time half of the rest was there
+        assert ranges == [1_500_000, 2_250_000, 2_625_000]
+
+
+@pytest.mark.parametrize("fault", [SLOW, BROKEN, "reset", "cut"], ids=str)
+def test_media_that_never_comes_costs_its_attempts(s3, flaky_s3, fault):
+    s3.client().put_object(Bucket=s3.bucket, Key="never.mp4", Body=os.urandom(100_000))
+    flaky_s3.faults["never.mp4"] = [fault] * 100
+    with pytest.raises(MediaError) as info:
+        fetched(flaky_s3, s3.uri("never.mp4"))
+    assert (info.value.reason, info.value.attempts) == ("fetch_failed", 4)
+    assert flaky_s3.asked("never.mp4") == 4
+
+
+def test_media_that_is_missing_is_asked_for_once(s3, flaky_s3):
+    flaky_s3.faults["late.mp4"] = [SLOW]
+    for name, attempts in (("gone.mp4", 1), ("late.mp4", 2)):
+        with pytest.raises(MediaError) as info:
+            fetched(flaky_s3, s3.uri(name))
+        assert (info.value.reason, info.value.attempts) == ("missing_file", attempts)
+        assert flaky_s3.asked(name) == attempts
+
+
+def test_another_object_under_the_same_key_is_never_mixed_in(s3, flaky_s3):
+    """It was replaced after the first half was read: a reason, or all of one of them, but no chimera."""
+    old, new = os.urandom(1_000_000), os.urandom(1_000_000)
+    client = s3.client()
+    client.put_object(Bucket=s3.bucket, Key="changed.mp4", Body=old)
+    flaky_s3.faults["changed.mp4"] = ["stall"]
+    patient = {**PATIENT, "read_timeout_s": 2.0}  # time to replace it in
+    there = Storage(StorageConfig(endpoint_url=flaky_s3.endpoint_url, **patient))
+    outcome = []
+
+    def fetch():
+        try:
+            with there.media(s3.uri("changed.mp4")) as path:
+                outcome.append(Path(path).read_bytes())
+        except MediaError as error:
+            outcome.append(error.reason)
+
+    reader = threading.Thread(target=fetch)
+    reader.start()
+    while not flaky_s3.asked("changed.mp4") or flaky_s3.faults["changed.mp4"]:
+        reader.join(0.01)
+    client.put_object(Bucket=s3.bucket, Key="changed.mp4", Body=new)
+    reader.join()
+    assert outcome[0] in ("fetch_failed", old, new)
+
+
+@pytest.mark.parametrize(
+    "code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"]
+)
+def test_keys_that_are_refused_stop_the_job_at_once(s3, flaky_s3, code):
+    flaky_s3.faults["clip.mp4"] = [(400 if code == "InvalidToken" else 403, code)] * 9
+    with pytest.raises(StorageError) as info:
+        fetched(flaky_s3, s3.uri("clip.mp4"))
+    assert type(info.value) is StorageError
+    assert code in message(info)
+    assert "keys" in message(info)
+    assert flaky_s3.asked("clip.mp4") == 1
+
+
+def test_a_denied_object_is_one_sample_and_a_denied_bucket_the_job(s3, flaky_s3):
+    client = s3.client()
+    for key in ("good.mp4", "denied.mp4"):
+        client.put_object(Bucket=s3.bucket, Key=key, Body=b"x")
+    denied = (403, "AccessDenied")
+    flaky_s3.faults["denied.mp4"] = [denied] * 9
+    with pytest.raises(MediaError) as info:  # the bucket can be listed
+        fetched(flaky_s3, s3.uri("denied.mp4"))
+    assert (info.value.reason, info.value.attempts) == ("fetch_failed", 1)
+
+    flaky_s3.faults[f"/{s3.bucket}"] = [denied] * 99
+    with pytest.raises(StorageError, match="may not be listed either") as stopped:
+        fetched(flaky_s3, s3.uri("denied.mp4"))
+    assert type(stopped.value) is StorageError
+
+    there = Storage(StorageConfig(endpoint_url=flaky_s3.endpoint_url, **PATIENT))
+    with there.media(s3.uri("good.mp4")):
+        pass
+    with pytest.raises(MediaError), there.media(s3.uri("denied.mp4")):  # others of the bucket were read
+        pass
+
+
+def test_a_full_disk_stops_the_job(s3, flaky_s3, monkeypatch):
+    s3.client().put_object(Bucket=s3.bucket, Key="large.mp4", Body=os.urandom(2**20))
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda **_: io.FileIO("/dev/full", "r+"))
+    with pytest.raises(StorageError, match="no space for a local copy") as info:
+        fetched(flaky_s3, s3.uri("large.mp4"))
+    assert type(info.value) is StorageError
+    assert flaky_s3.asked("large.mp4") == 1

@@ -1,4 +1,4 @@
-"""Files that hang, crash or blow up the decoder, on a real Ray: each costs its own sample, nothing is left."""
+"""Files that hang, crash or blow up the decoder, on a real Ray: each costs its own sample."""
 
 import json
 import os
@@ -61,10 +61,10 @@ class Fragile(DecodeAndEncode):
 
 @pytest.fixture
 def fragile(tmp_path, monkeypatch):
-    import ray
+    from ray import cloudpickle
 
     (tmp_path / "crashing_decoder.py").write_text(CRASH)
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     stages_of = pipelines.extract._stages
 
     def stages(*arguments):
@@ -73,7 +73,7 @@ def fragile(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pipelines.extract, "_stages", stages)
     yield
-    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 def test_each_bad_file_costs_its_own_sample(ray_cluster, clips, fragile, tmp_path):

@@ -2,7 +2,7 @@ import librosa
 import numpy as np
 import pytest
 
-from mmray.encode.mel import CHUNK_STEPS, log_mel
+from mmray.encode.spectral import CHUNK_STEPS, log_mel
 
 
 @pytest.mark.parametrize(
