@@ -17,10 +17,11 @@ from mmray.tables import SCHEMA_VERSION
 __all__ = ["difference", "feature_spec", "hash_of", "require_same"]
 
 DECODERS = ("decord", "av", "pillow")
+LIBRARIES = ("torch", "torchaudio", "torchvision", "transformers")
 
 
 def feature_spec(config: Config) -> dict[str, Any]:
-    """The feature table's spec: settings and weights of every feature, decoders, schema version."""
+    """The feature table's spec: settings and weights of every feature, versions of what computes them."""
     features = {}
     for name, feature in config.features.items():
         features[name] = feature.model_dump(mode="json")
@@ -33,6 +34,7 @@ def feature_spec(config: Config) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "features": features,
         "decoders": {name: _version(name) for name in DECODERS},
+        "libraries": {name: _version(name) for name in LIBRARIES},
     }
 
 
