@@ -5,6 +5,7 @@ imported only when a stage connects: a finished stage, and every fault before it
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import pickle
@@ -25,6 +26,7 @@ __all__ = ["announce_wait", "connect", "nodes", "stream_partitions", "use_own_cp
 Stage = tuple[type, Pool, Mapping[str, Any]]
 FAULT = "mmray.fault"
 MAX_DEATHS = 3  # in a row, without a partition done
+WAVE = 10_000  # partitions Ray Data is given at a time: each is an object its driver keeps
 RELEASE_S = 5.0  # Ray gives back what an ended stage held within a second or two
 
 
@@ -105,8 +107,9 @@ def stream_partitions(
 
     left, deaths = dict.fromkeys(partitions), 0
     while left:
+        wave = list(itertools.islice(left, WAVE))
         try:
-            for row in _stream(list(left), plan(nodes(), len(left))):
+            for row in _stream(wave, plan(nodes(), len(wave))):
                 del left[row["partition"]]
                 deaths = 0
                 yield row
@@ -116,7 +119,7 @@ def stream_partitions(
             deaths += 1
             reason = " ".join(str(error).split())[:300]
             if deaths == MAX_DEATHS:
-                numbers = ", ".join(map(str, list(left)[:8])) + (" …" if len(left) > 8 else "")
+                numbers = ", ".join(map(str, itertools.islice(left, 8))) + (" …" if len(left) > 8 else "")
                 raise WorkerError(
                     f"actors died {deaths} times in a row before any of the partitions {numbers} was done; "
                     f"out of memory? ask for fewer actors or smaller batches. The last one: {reason}"

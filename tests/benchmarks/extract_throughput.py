@@ -77,10 +77,11 @@ def loop_worker(path: str, overrides: list[str], worker: int) -> None:
 
     from mmray.config import load_config
     from mmray.storage import Storage
+    from pipelines import cluster
     from pipelines.extract import features_folder, plan_samples
     from pipelines.extract_actors import DecodeAndEncode
 
-    torch.set_num_threads(1)
+    cluster.use_own_cpus = lambda: torch.set_num_threads(1)  # this process is no actor
     config, storage = load_config(path, overrides), Storage()
     folder = features_folder(config)
     plan = plan_samples(config, storage, f"{folder}/_plan")
