@@ -135,9 +135,8 @@ def _stream(partitions: Sequence[int], stages: Sequence[Stage]) -> Iterator[dict
     from ray.util.annotations import RayDeprecationWarning
 
     announce_wait([pool for _, pool, _ in stages])
-    logging.getLogger("ray.data").setLevel(
-        logging.CRITICAL
-    )  # what it reports as errors arrives as exceptions
+    # What it reports as errors arrives here as exceptions.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None
     context.enable_progress_bars = False

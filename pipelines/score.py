@@ -140,8 +140,9 @@ class Score:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         (partition,) = block["partition"].to_pylist()
-        rows = read_partition(self.storage, self.features, partition, self.columns)
+        # First the digest: should the rows change in between, the predictions are done again, not kept.
         (made_from,) = read_notes(self.storage, self.features, [partition])
+        rows = read_partition(self.storage, self.features, partition, self.columns)
         predictions = self.predictor.predict(rows, self.batch_size)
         notes = {"features": made_from["digest"], "unpredicted": _unpredicted(predictions)}
         notes = write_partition(self.storage, self.predictions, partition, predictions, notes)
