@@ -214,5 +214,3 @@ def test_only_failed_rows_are_done_again(clips, tmp_path, placement):
         **{key: second[key] for key in ("rows", "failed_rows", "content")},
         "rows_this_run": 0,
     }
-    extract(config, retry_failed=True)
-    assert attempts(table_of(config), 4) == {"face": 3, "scene": 1, "voice": 3}
