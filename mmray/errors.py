@@ -7,6 +7,7 @@
     ├── TableError            a table or checkpoint is not what the config needs (absent, other fingerprint)
     ├── PlanError             the job cannot fit the cluster: refused with the arithmetic
     ├── BudgetError           more samples failed than `max_failed_fraction` allows
+    ├── WorkerError           the processes that do the work die again and again
     └── MediaError            one modality of one sample failed: becomes a row's error, never ends a job
 
 Anything else that escapes is a bug in mmray and shows its traceback.
@@ -24,6 +25,7 @@ __all__ = [
     "SamplesError",
     "StorageError",
     "TableError",
+    "WorkerError",
 ]
 
 Reason = Literal[
@@ -82,6 +84,10 @@ class PlanError(MmrayError):
 
 class BudgetError(MmrayError):
     """Too large a fraction of the samples failed."""
+
+
+class WorkerError(MmrayError):
+    """The processes that do the work die again and again."""
 
 
 class MediaError(MmrayError):

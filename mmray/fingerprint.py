@@ -5,8 +5,9 @@ spec is stored beside the table, so that a difference can be named by its field.
 """
 
 import hashlib
+import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmray.config import Config
@@ -19,12 +20,14 @@ from mmray.tables import SCHEMA_VERSION
 
 __all__ = ["difference", "feature_spec", "hash_of", "require_same"]
 
+LIBRARIES = ("torch", "torchaudio", "torchvision", "transformers")
+
 
 def feature_spec(config: Config, made_with: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The feature table's spec: settings and weights of every feature, decoders, schema version.
 
-    `made_with` is the spec of a finished table, which this machine need not be able to make: its decoders
-    are taken over where `extract.decoder` allows them. Without it, they are those that work here.
+    `made_with` is the spec of a finished table, which this machine need not be able to make: its versions
+    are taken over, and its decoders where `extract.decoder` allows them. Without it, they are those of here.
 
     Raises:
         ConfigError: where the decoder asked for does not work here.
@@ -42,6 +45,7 @@ def feature_spec(config: Config, made_with: Mapping[str, Any] | None = None) -> 
         "schema_version": SCHEMA_VERSION,
         "features": features,
         "decoders": _decoders(config.extract.decoder, made_with),
+        "libraries": made_with["libraries"] if made_with else _versions(LIBRARIES),
     }
 
 
@@ -78,3 +82,7 @@ def require_same(what: str, old: dict[str, Any], new: dict[str, Any], remedy: st
     if fields := difference(old, new):
         lines = "\n".join(f"  {field}" for field in fields)
         raise TableError(f"{what} was made with other settings:\n{lines}\n{remedy}")
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in packages}

@@ -88,14 +88,21 @@ def check(config: ConfigPath, overrides: Overrides = None, as_json: Json = False
 
 @app.command()
 def extract(
-    config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
+    config: ConfigPath,
+    overrides: Overrides = None,
+    address: Address = None,
+    as_json: Json = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Do the rows that failed again, and only them.")
+    ] = False,
 ) -> None:
     """Media → feature table, on Ray Data; a table begun is continued, a finished one is left."""
     loaded = _load(config, overrides)
     from pipelines import console
     from pipelines.extract import extract as run_extract
 
-    _tell(run_extract(loaded, address), as_json, lambda done: console.show("extract", done, str(config)))
+    summary = run_extract(loaded, address, retry_failed=retry_failed)
+    _tell(summary, as_json, lambda done: console.show("extract", done, str(config)))
 
 
 @app.command()

@@ -102,7 +102,7 @@ def _try(config: Config, storage: Storage, samples: pa.Table) -> dict[str, dict[
         SamplesError: where not one feature of one sample came out.
     """
     from mmray.extraction import Encoding
-    from pipelines.extract import preparation
+    from pipelines.extract_actors import preparation
 
     encoding = Encoding(
         config.features, config.targets, encode_batch=config.extract.encode_batch, storage=storage

@@ -5,23 +5,28 @@ imported only when a stage connects: a finished stage, and every fault before it
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import pickle
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from mmray.errors import MmrayError, PlanError
+from mmray.errors import MmrayError, PlanError, WorkerError
 from mmray.plan import Node, Pool
 from pipelines import console
 
 __all__ = ["announce_wait", "connect", "nodes", "stream_partitions", "use_own_cpus"]
 
 
+Stage = tuple[type, Pool, Mapping[str, Any]]
 FAULT = "mmray.fault"
+MAX_DEATHS = 3  # in a row, without a partition done
+WAVE = 10_000  # partitions Ray Data is given at a time: each is an object its driver keeps
 RELEASE_S = 5.0  # Ray gives back what an ended stage held within a second or two
 
 
@@ -83,37 +88,73 @@ def announce_wait(pools: Sequence[Pool]) -> None:
 
 
 def stream_partitions(
-    partitions: Sequence[int], stages: Sequence[tuple[type, Pool, Mapping[str, Any]]]
+    partitions: Sequence[int], plan: Callable[[list[Node], int], Sequence[Stage]]
 ) -> Iterator[dict[str, Any]]:
     """Run partitions through pools of actors, one after another; yields the last stage's rows as they come.
 
-    A block of Ray Data carries one partition from end to end, never cut or merged: blocks have no target
-    size, and every stage takes a block whole. A stage is (class, pool, its constructor's arguments); the
-    class maps one Arrow table to one Arrow table.
+    `plan` says what runs on which nodes for how many partitions. A stage is (class, pool, its constructor's
+    arguments); the class maps one Arrow table to one Arrow table, the last one to a row with `partition`.
+
+    Ray could restart an actor that died, for ever if it dies again, and its partitions would wait for it,
+    for ever if the node is gone. So it may not: a death ends the pools, and what is left is planned anew on
+    the nodes that are there. That costs an actor's start and what the others had in hand.
 
     Raises:
         MmrayError: what a stage's constructor or call raised of ours.
+        WorkerError: when actors die again and again without a partition done between.
+    """
+    from ray.exceptions import RayError, RayTaskError
+
+    left, deaths = dict.fromkeys(partitions), 0
+    while left:
+        wave = list(itertools.islice(left, WAVE))
+        try:
+            for row in _stream(wave, plan(nodes(), len(wave))):
+                del left[row["partition"]]
+                deaths = 0
+                yield row
+        except RayError as error:
+            if isinstance(error, RayTaskError):  # raised by the code of a stage: a bug
+                raise
+            deaths += 1
+            reason = " ".join(str(error).split())[:300]
+            if deaths == MAX_DEATHS:
+                numbers = ", ".join(map(str, itertools.islice(left, 8))) + (" …" if len(left) > 8 else "")
+                raise WorkerError(
+                    f"actors died {deaths} times in a row before any of the partitions {numbers} was done; "
+                    f"out of memory? ask for fewer actors or smaller batches. The last one: {reason}"
+                ) from error
+            console.err.print(f"an actor or its node died; {len(left)} partitions are left: {reason}")
+
+
+def _stream(partitions: Sequence[int], stages: Sequence[Stage]) -> Iterator[dict[str, Any]]:
+    """A block of Ray Data carries one partition from end to end, never cut or merged: blocks have no target
+    size, and every stage takes a block whole.
     """
     import ray.data
+    from ray.util.annotations import RayDeprecationWarning
 
     announce_wait([pool for _, pool, _ in stages])
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What it reports as errors arrives here as exceptions.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     dataset = ray.data.from_blocks([pa.table({"partition": [partition]}) for partition in partitions])
     for stage, pool, arguments in stages:
-        dataset = dataset.map_batches(
-            _Stage,
-            fn_constructor_args=(stage, dict(arguments)),
-            batch_size=None,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            compute=ray.data.ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=2),
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
-        )
+        with warnings.catch_warnings(action="ignore", category=RayDeprecationWarning):  # of `max_restarts`
+            dataset = dataset.map_batches(
+                _Stage,
+                fn_constructor_args=(stage, dict(arguments)),
+                batch_size=None,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                compute=ray.data.ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=2),
+                num_cpus=pool.cpus,
+                num_gpus=pool.gpus,
+                max_restarts=0,
+            )
     blocks: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for block in blocks:
         if FAULT in block.column_names:

@@ -96,15 +96,25 @@ def show(stage: str, summary: Mapping[str, Any], config_path: str) -> None:
 
 def _show_extract(summary: Mapping[str, Any]) -> None:
     here = summary["rows_this_run"]
-    rate = f", {here / summary['seconds']:.1f} samples/s in {summary['seconds']:.1f} s" if here else ""
-    out.print(f"  rows     {summary['rows']} in {summary['partitions']} files; {here} done now{rate}")
+    out.print(f"  rows     {summary['rows']} in {summary['partitions']} files; {here} done now")
+    if summary["retried"]:
+        out.print(f"  retried  {summary['retried']} rows, {summary['recovered']} of them whole now")
     out.print(f"  failed   {summary['failed_rows']} rows")
     if summary["failures"]:
         out.print(failure_table(summary["failures"]))
-    if here:
-        stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["stage_seconds"].items())
-        pools = f"{summary['actors']}" + (f" + {summary['encoders']} encoders" if summary["encoders"] else "")
-        out.print(f"  actors   {pools} ({summary['placement']}); seconds in all of them: {stages}")
+    if not here:
+        return
+    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["stage_seconds"].items())
+    pools = f"{summary['actors']}" + (f" + {summary['encoders']} encoders" if summary["encoders"] else "")
+    memory = ", ".join(f"{pool} {peak} MB" for pool, peak in summary["peak_rss_mb"].items())
+    out.print(
+        f"  speed    {summary['samples_per_s']:.1f} samples/s, {summary['mb_per_s']:.2f} MB/s of media; "
+        f"{summary['seconds']:.1f} s"
+    )
+    out.print(f"  actors   {pools} ({summary['placement']}); seconds in all of them: {stages}")
+    out.print(f"  used     {summary['cpu_seconds']:.1f} CPU seconds; peak memory of {memory}")
+    if summary["cost_per_1000"] is not None:
+        out.print(f"  cost     {summary['cost_per_1000']:.4g} per 1,000 samples")
 
 
 def _show_train(summary: Mapping[str, Any]) -> None:

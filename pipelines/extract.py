@@ -3,55 +3,53 @@
     manifest ──plan──▶ partitions ──▶ [fetch → decode] ──▶ [encode → write] ──▶ part-000042.parquet
                                       one actor (fused) or two pools (split)
 
-A partition whose file exists is done; to resume is to run again. The fingerprint of what makes the
-features is written first and compared ever after.
+A partition whose file exists is done; to resume is to run again. To retry is to take the partitions that
+note failures, do their failed rows again, and put each file in place of the old one. The fingerprint of
+what makes the features is written first and compared ever after.
 """
 
 import json
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pyarrow as pa
-
+from mmray.accounting import Tally, cost, rates
 from mmray.config import Config
-from mmray.errors import BudgetError
 from mmray.fingerprint import feature_spec, hash_of, require_same
-from mmray.partitions import done_partitions, read_partition, write_partition
-from mmray.plan import ExtractPlan, plan_extract
+from mmray.partitions import done_partitions, read_notes
+from mmray.plan import ExtractPlan, Node, plan_extract
 from mmray.samples.plan import SamplePlan, plan_samples
 from mmray.storage import Storage, absolute_paths
 from pipelines import console
 
-__all__ = ["extract", "features_folder", "preparation"]
-
-BUDGET_ROWS = 256  # the share of failures is judged from this many rows on
+__all__ = ["extract", "features_folder"]
 
 
-def extract(config: Config, address: str | None = None) -> dict[str, Any]:
+def extract(config: Config, address: str | None = None, *, retry_failed: bool = False) -> dict[str, Any]:
     """Bring the feature table to completion and return its summary.
+
+    With `retry_failed`, rows of finished partitions that have a failure are done again as well.
 
     Raises:
         ConfigError, SamplesError, StorageError, TableError, PlanError: before anything is computed.
         BudgetError: when too large a share of the samples failed.
+        WorkerError: when actors die again and again.
     """
     config = absolute_paths(config)
     storage, folder = Storage(config.storage), features_folder(config)
     plan = plan_samples(config, storage, f"{folder}/_plan")
-    finished, spec = _compare_with_disk(config, storage, folder, plan)
-    if finished:
+    finished, spec = _compare_with_disk(config, storage, folder, plan, retry_failed)
+    if finished and not (retry_failed and finished["failed_rows"]):
         return finished
 
-    done = done_partitions(storage, folder)
-    todo = sorted(set(range(plan.partitions)) - set(done))
-    tally, start = Tally(), time.perf_counter()
-    for report in _reports_from_disk(storage, folder, done):
-        tally.add(report)
+    start = time.perf_counter()
+    tally, todo = _state(storage, folder, plan, retry_failed)
     tally.check_budget(config.extract.max_failed_fraction, plan.rows)
-    earlier_rows = tally.rows
-    placed = _extract(config, storage, folder, plan, todo, tally, address, spec) if todo else {}
+    placed = {}
+    if todo:
+        # Until it is whole again, the table is one that is being made.
+        storage.write_json(f"{folder}/_summary.json", None)
+        storage.write_json(f"{folder}/_spec.json", {**spec, "fingerprint": hash_of(spec)})
+        placed = _extract(config, storage, folder, plan, todo, tally, address, spec, retry_failed)
     if tally.rows != plan.rows:
         raise AssertionError(f"{folder}: {tally.rows} rows written for {plan.rows} samples")
     summary = {
@@ -59,42 +57,20 @@ def extract(config: Config, address: str | None = None) -> dict[str, Any]:
         "failed_rows": tally.failed_rows,
         "failures": tally.failures(),
         "seconds": round(time.perf_counter() - start, 3),
-        "rows_this_run": tally.rows - earlier_rows,
-        "stage_seconds": {stage: round(value, 3) for stage, value in tally.seconds.items()},
-        "partitions": plan.partitions,
+        "rows_this_run": tally.rows_now,
+        "retried": tally.retried,
+        "recovered": tally.recovered,
         **placed,
+        "partitions": plan.partitions,
         "fingerprint": hash_of(spec),
+        "content": f"{tally.content:016x}",
         "samples": plan.digest,
         "splits": plan.splits,
+        "damaged_shards": plan.damage,
         "output": folder,
     }
     storage.write_json(f"{folder}/_summary.json", summary)
     return summary
-
-
-def _extract(
-    config: Config,
-    storage: Storage,
-    folder: str,
-    plan: SamplePlan,
-    todo: list[int],
-    tally: "Tally",
-    address: str | None,
-    spec: dict[str, Any],
-) -> dict[str, Any]:
-    """Do the partitions that are not there yet, counting them; returns where they ran."""
-    from pipelines import cluster  # Ray, only where there is work
-
-    cluster.connect(address)
-    pools = plan_extract(config.extract, cluster.nodes(), len(todo))
-    storage.write_json(f"{folder}/_spec.json", {**spec, "fingerprint": hash_of(spec)})
-    with console.progress("extract", total=plan.rows, done=tally.rows) as meter:
-        for report in cluster.stream_partitions(todo, _stages(config, storage, folder, plan, pools, spec)):
-            tally.add(report)
-            meter.advance(report["rows"], f"{tally.failed_rows} failed")
-            tally.check_budget(config.extract.max_failed_fraction, plan.rows)
-    encoders = pools.encoders.size if pools.encoders else 0
-    return {"placement": pools.placement, "actors": pools.actors.size, "encoders": encoders}
 
 
 def features_folder(config: Config) -> str:
@@ -103,195 +79,100 @@ def features_folder(config: Config) -> str:
 
 
 def _compare_with_disk(
-    config: Config, storage: Storage, folder: str, plan: SamplePlan
+    config: Config, storage: Storage, folder: str, plan: SamplePlan, retry_failed: bool
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """The summary of a finished table, and the config's spec; refuses a table made with other settings."""
     made_with = storage.read_json(f"{folder}/_spec.json")
     summary = storage.read_json(f"{folder}/_summary.json")
     finished = bool(summary) and len(done_partitions(storage, folder)) == plan.partitions
-    spec = feature_spec(config, made_with if finished else None)
+    spec = feature_spec(config, made_with if finished and not retry_failed else None)
     if made_with:
         made_with.pop("fingerprint")
         remedy = "set these back, give another `output`, or delete the folder to start over"
         require_same(folder, made_with, spec, remedy)
-    return ({**summary, "rows_this_run": 0} if finished else None), spec
+    none_now = {"rows_this_run": 0, "retried": 0, "recovered": 0}
+    return ({**summary, **none_now} if finished else None), spec
 
 
-# ------------------------------------------------------------------------------------ actors
+def _state(storage: Storage, folder: str, plan: SamplePlan, retry_failed: bool) -> tuple[Tally, list[int]]:
+    """What is there, counted from the notes of its files, and the partitions still to do."""
+    done = done_partitions(storage, folder)
+    tally, retry = Tally(), []
+    for partition, notes in zip(done, read_notes(storage, folder, done)):
+        if retry_failed and notes["failed_rows"]:
+            retry.append(partition)
+        else:
+            tally.add_notes(notes)
+    return tally, sorted({*retry, *set(range(plan.partitions)).difference(done)})
 
 
-def _stages(
-    config: Config, storage: Storage, folder: str, plan: SamplePlan, pools: ExtractPlan, spec: dict[str, Any]
-) -> list:
-    decode = {"config": config, "storage": storage, "plan": plan, "decoder": spec["decoders"]["frames"]}
-    encode = {"config": config, "storage": storage, "folder": folder}
-    if pools.encoders is None:
-        return [(DecodeAndEncode, pools.actors, {**decode, **encode})]
-    return [(Decode, pools.actors, decode), (Encode, pools.encoders, encode)]
+def _extract(
+    config: Config,
+    storage: Storage,
+    folder: str,
+    plan: SamplePlan,
+    todo: list[int],
+    tally: Tally,
+    address: str | None,
+    spec: dict[str, Any],
+    retry_failed: bool,
+) -> dict[str, Any]:
+    """Do these partitions, counting them; returns where they ran and what that took."""
+    from pipelines import cluster  # Ray, only where there is work
 
+    cluster.connect(address)
+    pools = plan_extract(config.extract, cluster.nodes(), len(todo))
 
-class Decode:
-    """[partition number] → the partition's samples, decoded."""
+    def stages(nodes: list[Node], partitions: int) -> list[cluster.Stage]:
+        nonlocal pools
+        pools = plan_extract(config.extract, nodes, partitions)
+        settings = {
+            "config": config,
+            "storage": storage,
+            "folder": folder,
+            "retry_failed": retry_failed,
+        }
+        return _stages(settings, plan, spec["decoders"]["frames"], pools)
 
-    def __init__(self, config: Config, storage: Storage, plan: SamplePlan, decoder: str):
-        from pipelines.cluster import use_own_cpus
-
-        use_own_cpus()
-        self.storage = storage
-        self.plan = plan
-        self.prepare = preparation(config, storage, decoder)
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        from mmray.extraction import to_arrow
-
-        (partition,) = block["partition"].to_pylist()
-        decoded = to_arrow(self.prepare(self.plan.read(self.storage, partition)))
-        return decoded.append_column("partition", pa.array([partition] * decoded.num_rows))
-
-
-class Encode:
-    """A decoded partition → its file, written, and a row that reports on it."""
-
-    def __init__(self, config: Config, storage: Storage, folder: str):
-        self.storage = storage
-        self.folder = folder
-        self.encode = _encoding(config)
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        from mmray.extraction import from_arrow
-
-        prepared = from_arrow(block.drop_columns("partition"))
-        rows = self.encode(prepared)
-        return _write(self.storage, self.folder, block["partition"][0].as_py(), rows, prepared.seconds)
-
-
-class DecodeAndEncode:
-    """[partition number] → its file, written, and a row that reports on it.
-
-    Takes a partition in slices that fill the encoder once, so that a few clips' frames are held, not
-    a partition's.
-    """
-
-    def __init__(self, config: Config, storage: Storage, plan: SamplePlan, decoder: str, folder: str):
-        self.storage = storage
-        self.plan = plan
-        self.folder = folder
-        self.prepare = preparation(config, storage, decoder)
-        self.encode = _encoding(config)
-        frames = [getattr(feature, "frames", 1) for feature in config.features.values()]
-        self.slice_samples = max(1, config.extract.encode_batch // max(frames, default=1))
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        (partition,) = block["partition"].to_pylist()
-        samples = self.plan.read(self.storage, partition)
-        seconds: dict[str, float] = defaultdict(float)
-        tables = []
-        for at in range(0, samples.num_rows, self.slice_samples):
-            prepared = self.prepare(samples.slice(at, self.slice_samples))
-            tables.append(self.encode(prepared))
-            _add(seconds, prepared.seconds)
-        return _write(self.storage, self.folder, partition, pa.concat_tables(tables), seconds)
-
-
-def preparation(config: Config, storage: Storage, decoder: str) -> Any:
-    """The `Preparation` of the config's features, decoding in a child process where the config says so."""
-    from mmray.decode.sandbox import Sandbox
-    from mmray.extraction import Preparation
-
-    settings = config.extract
-    sandbox = Sandbox(
-        timeout_s=settings.decode_timeout_s,
-        memory_mb=settings.decode_memory_mb,
-        threads=max(1, int(settings.cpus_per_actor)),
-    )
-    return Preparation(config.features, storage, decoder, sandbox if settings.sandbox else None)
-
-
-def _encoding(config: Config) -> Any:
-    import torch
-
-    from mmray.extraction import Encoding
-    from pipelines.cluster import use_own_cpus
-
-    use_own_cpus()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Encoding(
-        config.features,
-        config.targets,
-        encode_batch=config.extract.encode_batch,
-        device=device,
-        storage=Storage(config.storage),
-    )
-
-
-def _write(
-    storage: Storage, folder: str, partition: int, rows: pa.Table, seconds: dict[str, float]
-) -> pa.Table:
     start = time.perf_counter()
-    size = write_partition(storage, folder, partition, rows)
-    seconds["write"] += time.perf_counter() - start
-    report = {**_count(rows), "partition": partition, "bytes": size, "seconds": json.dumps(seconds)}
-    return pa.table({key: [value] for key, value in report.items()})
+    with console.progress("extract", total=plan.rows, done=tally.rows) as meter:
+        for row in cluster.stream_partitions(todo, stages):
+            report = json.loads(row["report"])
+            tally.add_report(report)
+            rate = tally.rows_now / (time.perf_counter() - start)
+            meter.advance(report["notes"]["rows"], f"{rate:.1f}/s, {tally.failed_rows} failed")
+            tally.check_budget(config.extract.max_failed_fraction, plan.rows)
+    return _spent(config, tally, pools, time.perf_counter() - start)
 
 
-# ------------------------------------------------------------------------------------ counting
-
-
-class Tally:
-    """Rows and failures so far, by feature and reason."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.failed_rows = 0
-        self.by_reason: Counter[tuple[str, str]] = Counter()
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def add(self, report: dict[str, Any]) -> None:
-        """Count one partition's report."""
-        self.rows += report["rows"]
-        self.failed_rows += report["failed_rows"]
-        self.by_reason.update({(m, r): n for m, r, n in json.loads(report["failures"])})
-        _add(self.seconds, json.loads(report.get("seconds", "{}")))
-
-    def failures(self) -> list[dict[str, Any]]:
-        """The most frequent first."""
-        ordered = sorted(self.by_reason.items(), key=lambda item: (-item[1], item[0]))
-        return [{"modality": m, "reason": r, "count": n} for (m, r), n in ordered]
-
-    def check_budget(self, max_failed_fraction: float, all_rows: int) -> None:
-        """Raise BudgetError where too many of the rows so far failed."""
-        judged = self.rows >= min(BUDGET_ROWS, all_rows)
-        if judged and self.failed_rows > max_failed_fraction * self.rows:
-            top = ", ".join(f"{f['count']} × {f['modality']} {f['reason']}" for f in self.failures()[:5])
-            raise BudgetError(
-                f"{self.failed_rows} of {self.rows} samples failed, more than extract.max_failed_fraction "
-                f"= {max_failed_fraction:g} allows: {top}; what is written stays, with a higher limit the "
-                "same command goes on from there"
-            )
-
-
-def _add(total: dict[str, float], more: dict[str, float]) -> None:
-    for stage, seconds in more.items():
-        total[stage] += seconds
-
-
-def _count(rows: pa.Table) -> dict[str, Any]:
-    """Rows, failed rows and failures of a partition; `absent` modalities are not failures."""
-    failed = [
-        {(error["modality"], error["reason"]) for error in errors if error["reason"] != "absent"}
-        for errors in rows["errors"].to_pylist()
-    ]
-    by_reason = Counter(pair for pairs in failed for pair in pairs)
+def _spent(config: Config, tally: Tally, pools: ExtractPlan, wall_s: float) -> dict[str, Any]:
+    """Where it ran, how fast, and what it took."""
+    held = [pool for pool in (pools.actors, pools.encoders) if pool]
+    price = cost(
+        rows=tally.rows_now,
+        wall_s=wall_s,
+        cpus=sum(pool.size * pool.cpus for pool in held),
+        gpus=sum(pool.size * pool.gpus for pool in held),
+        price_per_cpu_hour=config.extract.price_per_cpu_hour,
+        price_per_gpu_hour=config.extract.price_per_gpu_hour,
+    )
+    rate = rates(rows=tally.rows_now, fetched_bytes=tally.fetched_bytes, wall_s=wall_s)
     return {
-        "rows": rows.num_rows,
-        "failed_rows": sum(map(bool, failed)),
-        "failures": json.dumps([[m, r, n] for (m, r), n in by_reason.items()]),
+        "placement": pools.placement,
+        "actors": pools.actors.size,
+        "encoders": pools.encoders.size if pools.encoders else 0,
+        "stage_seconds": {stage: round(value, 3) for stage, value in tally.seconds.items()},
+        **{name: round(value, 3) for name, value in rate.items()},
+        "cpu_seconds": round(tally.cpu_seconds, 3),
+        "peak_rss_mb": {pool: round(value) for pool, value in tally.peak_rss_mb.items()},
+        "cost_per_1000": price and round(price, 6),
     }
 
 
-def _reports_from_disk(storage: Storage, folder: str, partitions: list[int]) -> Iterable[dict[str, Any]]:
-    """Counts of partitions that an earlier run wrote, from their `errors` alone."""
-    with ThreadPoolExecutor(16) as pool:
-        yield from pool.map(
-            lambda partition: _count(read_partition(storage, folder, partition, ["errors"])), partitions
-        )
+def _stages(settings: dict[str, Any], plan: SamplePlan, decoder: str, pools: ExtractPlan) -> list:
+    from pipelines.extract_actors import Decode, DecodeAndEncode, Encode
+
+    decoding = {**settings, "plan": plan, "decoder": decoder}
+    if pools.encoders is None:
+        return [(DecodeAndEncode, pools.actors, decoding)]
+    return [(Decode, pools.actors, decoding), (Encode, pools.encoders, settings)]

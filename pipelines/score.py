@@ -1,7 +1,9 @@
 """Feature table and model in, prediction table out: Ray Data streams partitions through scoring actors.
 
 The prediction table is cut as the feature table is, file by file, so that it resumes the same way. It
-lies in a folder named by the model: predictions of two models never mix.
+lies in a folder named by the model: predictions of two models never mix. A file of predictions notes the
+digest of the features it was made from: where those were done anew (`mmray extract --retry-failed`), so is
+it.
 """
 
 import tempfile
@@ -13,7 +15,7 @@ import pyarrow as pa
 from mmray.config import Config
 from mmray.errors import TableError
 from mmray.fingerprint import require_same
-from mmray.partitions import done_partitions, read_partition, write_partition
+from mmray.partitions import done_partitions, read_notes, read_partition, write_partition
 from mmray.plan import plan_score
 from mmray.storage import Storage, absolute_paths
 from pipelines import console
@@ -34,21 +36,35 @@ def score(config: Config, address: str | None = None) -> dict[str, Any]:
     storage, features = Storage(config.storage), features_folder(config)
     model = _require_model(config, storage)
     folder = config.path("predictions", model["model_fingerprint"])
-    partitions, done = done_partitions(storage, features), done_partitions(storage, folder)
-    todo = sorted(set(partitions) - set(done))
+    partitions, content = done_partitions(storage, features), _content(storage, features)
     summary = storage.read_json(f"{folder}/_summary.json")
-    if summary is None or todo:
-        summary = _score(
-            config, storage, config.path("train", model["run"], "model"), folder, todo, done, address
-        )
+    if summary and summary["features_content"] == content and done_partitions(storage, folder) == partitions:
+        summary = {**summary, "rows_this_run": 0}
+    else:
+        done = _up_to_date(storage, features, folder)
+        todo = sorted(set(partitions) - done.keys())
+        model_folder = config.path("train", model["run"], "model")
+        summary = _score(config, storage, model_folder, folder, todo, list(done.values()), address)
+        summary["features_content"] = content
         rows = storage.read_json(f"{features}/_summary.json")["rows"]
         if summary["rows"] != rows:
             raise AssertionError(f"{folder}: {summary['rows']} predictions for {rows} rows")
         storage.write_json(f"{folder}/_summary.json", summary)
-    else:
-        summary = {**summary, "rows_this_run": 0}
     storage.write_json(config.path("predictions", "_summary.json"), summary)
     return summary
+
+
+def _content(storage: Storage, features: str) -> str | None:
+    """What changes when any row of the feature table does."""
+    return storage.read_json(f"{features}/_summary.json").get("content")
+
+
+def _up_to_date(storage: Storage, features: str, folder: str) -> dict[int, dict[str, Any]]:
+    """{partition: its notes} of the predictions made from the features as they are."""
+    done = done_partitions(storage, folder)
+    digests = (notes["digest"] for notes in read_notes(storage, features, done))
+    made = zip(done, read_notes(storage, folder, done), digests)
+    return {partition: notes for partition, notes, digest in made if notes["features"] == digest}
 
 
 def _score(
@@ -57,13 +73,13 @@ def _score(
     model: str,
     folder: str,
     todo: list[int],
-    done: list[int],
+    counts: list[dict[str, Any]],
     address: str | None,
 ) -> dict[str, Any]:
+    """Score the partitions `todo`; `counts` are the notes of those that are done."""
     from pipelines import cluster
 
     cluster.connect(address)
-    pool = plan_score(config.score, cluster.nodes(), max(1, len(todo)))
     settings = {
         "storage": storage,
         "features": features_folder(config),
@@ -72,11 +88,12 @@ def _score(
         "batch_size": config.score.batch_size,
     }
     start = time.perf_counter()
-    counts = [_count(read_partition(storage, folder, partition, ["present"])) for partition in done]
     earlier = sum(count["rows"] for count in counts)
     total = storage.read_json(f"{features_folder(config)}/_summary.json")["rows"]
     with console.progress("score", total=total, done=earlier) as meter:
-        for count in cluster.stream_partitions(todo, [(Score, pool, settings)]):
+        for count in cluster.stream_partitions(
+            todo, lambda nodes, left: [(Score, plan_score(config.score, nodes, left), settings)]
+        ):
             counts.append(count)
             meter.advance(count["rows"])
     rows = sum(count["rows"] for count in counts)
@@ -85,7 +102,7 @@ def _score(
         "rows_this_run": rows - earlier,
         "unpredicted": sum(count["unpredicted"] for count in counts),
         "seconds": round(time.perf_counter() - start, 3),
-        "actors": pool.size,
+        "actors": plan_score(config.score, cluster.nodes(), max(1, len(todo))).size,
         "output": folder,
     }
 
@@ -123,12 +140,16 @@ class Score:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         (partition,) = block["partition"].to_pylist()
+        # First the digest: should the rows change in between, the predictions are done again, not kept.
+        (made_from,) = read_notes(self.storage, self.features, [partition])
         rows = read_partition(self.storage, self.features, partition, self.columns)
         predictions = self.predictor.predict(rows, self.batch_size)
-        write_partition(self.storage, self.predictions, partition, predictions)
-        return pa.table({key: [value] for key, value in _count(predictions).items()})
+        notes = {"features": made_from["digest"], "unpredicted": _unpredicted(predictions)}
+        notes = write_partition(self.storage, self.predictions, partition, predictions, notes)
+        return pa.table({"partition": [partition], **{key: [value] for key, value in notes.items()}})
 
 
-def _count(predictions: pa.Table) -> dict[str, int]:
+def _unpredicted(predictions: pa.Table) -> int:
+    """Rows without any feature."""
     present = predictions["present"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-    return {"rows": len(present), "unpredicted": int((present == 0).sum())}
+    return int((present == 0).sum())

@@ -34,6 +34,9 @@ class ExtractConfig(Section):
     """Most memory that it may take, MiB, beside what an idle decoder has; null: without limit."""
     max_failed_fraction: Fraction = 0.5
     """Stop when more than this share of samples has a failed modality."""
+    price_per_cpu_hour: PositiveFloat | None = None
+    """Of one CPU that an actor holds, in any currency; given, the summary says what 1,000 samples cost."""
+    price_per_gpu_hour: PositiveFloat | None = None
 
 
 class ScoreConfig(Section):

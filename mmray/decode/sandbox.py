@@ -22,6 +22,7 @@ import ctypes
 import importlib
 import os
 import pickle
+import re
 import resource
 import select
 import signal
@@ -32,6 +33,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from mmray.errors import MediaError
@@ -103,6 +105,11 @@ class Sandbox:
         if self._child:
             self._child.end()
 
+    def usage(self) -> tuple[float, int]:
+        """CPU seconds and peak bytes of the child that is there; of none, zeros. Linux only."""
+        child = self._child
+        return child.usage() if child and child.alive() and sys.platform == "linux" else (0.0, 0)
+
     def _ready(self, module: str) -> "_Child":
         """A child that waits for a call, and holds no more than one call may leave behind."""
         child = self._child
@@ -171,6 +178,17 @@ class _Child:
         except ProcessLookupError:
             return 0
         return (resident - shared) * resource.getpagesize()
+
+    def usage(self) -> tuple[float, int]:
+        """CPU seconds, and the most bytes it was resident with (proc(5): stat, status)."""
+        folder = Path(f"/proc/{self.process.pid}")
+        try:
+            user, system = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+            peak = re.search(r"VmHWM:\s*(\d+) kB", (folder / "status").read_text())
+        except ProcessLookupError:
+            return 0.0, 0
+        ticks = int(user) + int(system)
+        return ticks / os.sysconf("SC_CLK_TCK"), int(peak[1]) * 1024 if peak else 0
 
     def end(self) -> str:
         """Kill it where it does not end with its pipe; how it ended."""

@@ -1,6 +1,7 @@
 """Samples → each feature fetched and decoded, or the reason why not; on a CPU."""
 
 import contextlib
+import os
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping
@@ -30,6 +31,8 @@ class Prepared:
     errors: list[list[dict[str, Any]]]
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Spent in `fetch` and `decode`."""
+    fetched_bytes: int = 0
+    """Of the media files fetched, each counted once."""
 
 
 class Preparation:
@@ -73,6 +76,7 @@ class Preparation:
     def _prepared(self, samples: pa.Table, media: "LocalMedia", first: int = 0) -> Prepared:
         """`first` is the place of `samples` in the table that `media` was made for."""
         prepared = Prepared(samples, {name: [] for name in self.features}, [])
+        fetched_before = media.fetched_bytes
         for row, sample in enumerate(samples.to_pylist(), start=first):
             errors: list[dict[str, Any]] = []
             for name, feature in self.features.items():
@@ -84,6 +88,7 @@ class Preparation:
                 prepared.steps[name].append(step)
             prepared.errors.append(errors)
             media.drop(row)
+        prepared.fetched_bytes = media.fetched_bytes - fetched_before
         return prepared
 
     def _step(
@@ -135,14 +140,16 @@ class LocalMedia:
             self.last_use.update({uri: row for uri in uris.values() if uri is not None})
         self.copies: dict[str, contextlib.ExitStack] = {}
         self.paths: dict[str, str | MediaError] = {}
+        self.fetched_bytes = 0
 
     def path(self, uri: str) -> str:
         """The local path of `uri`; raises MediaError `missing_file` or `fetch_failed`."""
         if uri not in self.paths:
             stack = contextlib.ExitStack()
             try:
-                self.paths[uri] = stack.enter_context(self.storage.media(uri))
+                self.paths[uri] = path = stack.enter_context(self.storage.media(uri))
                 self.copies[uri] = stack
+                self.fetched_bytes += os.path.getsize(path)
             except MediaError as error:
                 self.paths[uri] = error
         found = self.paths[uri]

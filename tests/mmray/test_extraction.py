@@ -369,7 +369,9 @@ def test_a_sandbox_changes_nothing(features, media):
     """The same bits and the same reasons, decoded in this process or in a child."""
     samples = samples_of([row for row, _ in CASES], media)
     sandbox = Sandbox(timeout_s=60, memory_mb=2048)
-    here, there = (to_arrow(Preparation(features, Storage(), sandbox=way)(samples)) for way in (None, sandbox))
+    here, there = (
+        to_arrow(Preparation(features, Storage(), sandbox=way)(samples)) for way in (None, sandbox)
+    )
     sandbox.close()
     assert same(there.drop_columns("seconds"), here.drop_columns("seconds"))
 

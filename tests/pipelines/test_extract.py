@@ -1,7 +1,5 @@
 """Extraction on a real Ray: every sample is a row, whatever fails, wherever it runs, however often killed."""
 
-import os
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -92,37 +90,6 @@ def test_a_finished_table_is_left_alone_and_ray_is_not_even_imported(extracted, 
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     assert files_of(config) == before
-
-
-def test_killed_drivers_lose_and_repeat_nothing(clip_project, clips, tmp_path):
-    """kill -9 as soon as some partitions are there; the same command goes on from them."""
-    config = clip_project("extract.actors=1", "extract.partition_samples=4")
-    path = tmp_path / "kill.yaml"
-    path.write_text(dump_config(config))
-    written: dict[str, int] = {}
-    for stop_at in (2, 5):
-        code = (
-            "import ray; ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False);"
-            "from mmray.config import load_config; from pipelines.extract import extract;"
-            f"extract(load_config({str(path)!r}))"
-        )
-        driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, cwd=tmp_path)
-        while driver.poll() is None and len(files_of(config)) < stop_at:
-            try:
-                driver.wait(0.05)
-            except subprocess.TimeoutExpired:
-                continue
-        assert driver.poll() is None, "it finished before it could be killed"
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait()
-        now = files_of(config)
-        assert written.items() <= now.items(), "finished work was done again"
-        written = now
-    assert len(written) < 10
-    summary = extract(config)
-    assert written.items() <= files_of(config).items()
-    assert summary["rows"] == len(clips.faults)
-    assert table_of(config)["sample_id"].to_pylist() == list(clips.faults)
 
 
 def test_features_of_two_settings_never_mix(extracted, clip_project):

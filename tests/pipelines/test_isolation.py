@@ -15,7 +15,8 @@ from mmray.config import load_config
 from mmray.decode.sandbox import Sandbox
 from mmray.partitions import read_table
 from mmray.storage import Storage
-from pipelines.extract import DecodeAndEncode, extract
+from pipelines.extract import extract
+from pipelines.extract_actors import DecodeAndEncode
 
 CONFIG = """
 output: {folder}/out

@@ -99,6 +99,25 @@ def test_training_leaves_a_whole_checkpoint_tensorboard_logs_and_no_overwritten_
     assert {path: path.read_bytes() for path in model.iterdir()} == saved
 
 
+def test_rows_whose_features_were_made_anew_are_scored_anew(table_project):
+    """As after `mmray extract --retry-failed`: one partition's rows changed, and the table's content."""
+    config = table_project("train.epochs=1", "train.workers=1")
+    train(config)
+    folder = Path(score(config)["output"])
+    assert score(config)["rows_this_run"] == 0
+
+    def files() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
+
+    before = files()
+    change_column(config, 1, "voice", [[[9.0] * 4]] * 64)
+    Storage().write_json(config.path("features", "_summary.json"), {"rows": 203, "content": "another"})
+    again = score(config)
+    assert (again["rows"], again["rows_this_run"]) == (203, 64)
+    assert {name for name, time in files().items() if before[name] != time} == {"part-000001.parquet"}
+    assert score(config)["rows_this_run"] == 0
+
+
 def test_faults_are_told_before_any_worker_starts(table_project, monkeypatch):
     def fail(*_: object) -> None:
         raise AssertionError("Ray was asked for")

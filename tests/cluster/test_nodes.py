@@ -1,0 +1,87 @@
+"""Several nodes on this machine, one of them killed in mid-run: the same rows, each once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+
+from mmray.config import load_config
+from mmray.partitions import read_table
+from mmray.samples.clips import write_clips
+from mmray.storage import Storage
+
+CONFIG = """
+output: {output}
+samples: {{manifest: {data}/manifest.jsonl}}
+targets: {{emotion: {{kind: classification}}}}
+features:
+  face: {{kind: frames, frames: 2, size: 32}}
+  voice: {{kind: mel, n_mels: 8, hop_ms: 40.0}}
+  words: {{kind: tokens}}
+extract: {{partition_samples: 2}}
+"""
+
+# A head and two workers of one CPU each; the first run is left alone, of the second a worker is killed
+# as soon as four partitions are there.
+DRIVER = """
+import json, threading, time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from mmray.config import load_config
+from pipelines.extract import extract
+
+cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
+workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
+ray.init(address=cluster.address, log_to_driver=False)
+undisturbed = extract(load_config({path!r}))
+killed = load_config({path!r}, ["output={output}-killed"])
+
+def kill():
+    while len(list(Path(killed.path("features")).glob("part-*"))) < 4:
+        time.sleep(0.02)
+    cluster.remove_node(workers[0], allow_graceful=False)
+
+killer = threading.Thread(target=kill)
+killer.start()
+summary = extract(killed)
+killer.join()
+nodes = [node["Alive"] for node in ray.nodes()]
+told = {{"first": undisturbed, "second": summary, "alive": sum(nodes), "nodes": len(nodes)}}
+Path({told!r}).write_text(json.dumps(told))
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+def test_a_killed_node_costs_no_row(tmp_path: Path):
+    data, path, output = tmp_path / "data", tmp_path / "config.yaml", tmp_path / "out"
+    clips = write_clips(str(data), clips=40)
+    path.write_text(CONFIG.format(output=output, data=data))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    # The limit is for a hang; it is some ten times what it takes.
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            DRIVER.format(path=str(path), output=output, told=str(tmp_path / "told.json")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["first"]["actors"] == 3, "a node each"
+    assert (told["alive"], told["nodes"]) == (2, 3)
+    assert told["second"]["rows"] == told["second"]["rows_this_run"] == len(clips)
+    tables = [
+        pa.concat_tables(read_table(Storage(), load_config(path, overrides).path("features")))
+        for overrides in ([], [f"output={output}-killed"])
+    ]
+    assert tables[0].equals(tables[1]), "to the byte, and in order"

@@ -1,0 +1,211 @@
+"""kill -9 of drivers, actors and stages: nothing is lost, done twice, left running, or waited for.
+
+MMRAY_KILL_ROUNDS kills of the driver at random points (5; tests/benchmarks/kill_rounds.py takes 30).
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mmray.config import Config, dump_config
+from mmray.errors import WorkerError
+from mmray.partitions import read_table
+from mmray.plan import Pool
+from mmray.storage import Storage
+from pipelines import cluster
+from pipelines.extract import extract
+
+ROUNDS = int(os.environ.get("MMRAY_KILL_ROUNDS", "5"))
+GONE_S = 60.0  # for processes to end; they take a second
+
+
+def rows_of(config: Config) -> pa.Table:
+    return pa.concat_tables(read_table(Storage(config.storage), config.path("features"))).sort_by("sample_id")
+
+
+def local_files(config: Config) -> dict[str, tuple]:
+    """Name → inode and time of last change of each finished file."""
+    stats = {path.name: path.stat() for path in Path(config.path("features")).glob("part-*")}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def processes_with(marker: str) -> list[int]:
+    """Processes in whose environment the marker is: a driver, its Ray, and all that these started."""
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if marker.encode() in environment.read_bytes():
+                found.append(int(environment.parent.name))
+        except OSError:  # it ended meanwhile, or is another user's
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = GONE_S) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
+        time.sleep(0.05)
+
+
+def kill_once(config: Config, path: Path, files: Callable[[Config], dict[str, tuple]], seed: int) -> bool:
+    """Run `mmray extract` and kill -9 it at a random point; returns whether it had ended before that."""
+    rng, before = random.Random(seed), files(config)
+    marker, log = f"{os.getpid()}-{seed}", path.with_suffix(f".{seed}.log")
+    environment = {**os.environ, "MMRAY_TEST_MARKER": marker}
+    environment.pop("RAY_ADDRESS", None)
+    with log.open("wb") as told:
+        command = [sys.executable, "-m", "pipelines", "extract", str(path)]
+        driver = subprocess.Popen(command, env=environment, stdout=told, stderr=told)
+    # Up to three partitions and a moment after its start; or, with none, anywhere in the start itself.
+    more, moment_s = rng.randrange(4), rng.uniform(0, 0.3)
+    wait_for(lambda: driver.poll() is not None or len(files(config)) >= len(before) + more, "progress", 120)
+    try:
+        driver.wait(moment_s if more else 20 * moment_s)
+    except subprocess.TimeoutExpired:
+        driver.kill()
+    ended = driver.wait()
+    wait_for(lambda: not processes_with(f"MMRAY_TEST_MARKER={marker}"), "the end of all that it started")
+    assert ended in (0, -signal.SIGKILL), log.read_text()
+    assert before.items() <= files(config).items(), "finished work was done again"
+    return ended == 0
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_killed_drivers_lose_and_repeat_nothing(where, ray_cluster, s3, clip_project, clips, tmp_path):
+    undisturbed = clip_project("extract.partition_samples=1")
+    assert extract(undisturbed)["rows"] == len(clips.faults)
+    output = s3.uri("killed") if where == "s3" else str(tmp_path / "killed")
+    config = clip_project("extract.partition_samples=1", f"output={output}")
+
+    def objects(_: Config) -> dict[str, tuple]:
+        listed = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix="killed/features/part-")
+        return {entry["Key"]: (entry["ETag"], entry["LastModified"]) for entry in listed.get("Contents", [])}
+
+    files = objects if where == "s3" else local_files
+    rounds = 2 if where == "s3" else ROUNDS
+    path = tmp_path / "kill.yaml"
+    path.write_text(dump_config(config))
+    ended = [kill_once(config, path, files, seed) for seed in range(rounds)]
+    assert not any(ended[:2]), "it ended before it could be killed"
+    before = files(config)
+    summary = extract(config)
+    assert before.items() <= files(config).items()
+    assert summary["rows"] == len(clips.faults)
+    assert rows_of(config).equals(rows_of(undisturbed)), "to the byte"
+
+
+def test_a_killed_actor_costs_no_row(ray_cluster, clip_project, clips):
+    undisturbed = clip_project("extract.partition_samples=2", "extract.actors=2")
+    extract(undisturbed)
+    config = clip_project("extract.partition_samples=2", "extract.actors=2", f"output={undisturbed.output}-2")
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        wait_for(lambda: len(local_files(config)) >= 3, "three partitions", 120)
+        killed.append(actors_below(os.getpid())[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    summary = extract(config)
+    killer.join()
+    assert killed
+    assert summary["rows"] == summary["rows_this_run"] == len(clips.faults)
+    assert rows_of(config).equals(rows_of(undisturbed))
+
+
+def actors_below(pid: int) -> list[int]:
+    """Actors of Ray Data that this process's own Ray runs."""
+    parents, actors = {}, []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            head, _, rest = stat.read_text().rpartition(")")
+            title = (stat.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        child = int(head.split(" ", 1)[0])
+        parents[child] = int(rest.split()[1])
+        if title.startswith(b"ray::MapWorker"):
+            actors.append(child)
+
+    def below(child: int) -> bool:
+        while child in parents and child != pid:
+            child = parents[child]
+        return child == pid
+
+    return [actor for actor in actors if below(actor)]
+
+
+# ------------------------------------------------------------------------------------ never a hang
+
+
+def stream(stage: type, **arguments) -> list[int]:
+    """Twelve partitions through two actors of a stage."""
+    plan = lambda nodes, left: [(stage, Pool(2, 0.5), arguments)]  # noqa: E731
+    return [row["partition"] for row in cluster.stream_partitions(range(12), plan)]
+
+
+def test_an_actor_that_dies_once_is_replaced(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "WAVE", 9)  # the rest follow by themselves
+
+    class DiesOnce:
+        def __init__(self, flag: str):
+            self.flag = flag
+
+        def __call__(self, block: pa.Table) -> pa.Table:
+            if block["partition"][0].as_py() == 5 and not os.path.exists(self.flag):
+                open(self.flag, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return block
+
+    assert sorted(stream(DiesOnce, flag=str(tmp_path / "died"))) == list(range(12))
+
+
+def test_an_actor_that_always_dies_ends_the_stage_with_what_it_died_of(ray_cluster):
+    class Poisoned:
+        def __call__(self, block: pa.Table) -> pa.Table:
+            if block["partition"][0].as_py() == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return block
+
+    with pytest.raises(WorkerError, match=r"actors died 3 times in a row .*\b5\b"):
+        stream(Poisoned)
+
+
+def test_an_actor_that_cannot_start_ends_the_stage(ray_cluster):
+    class NeverStarts:
+        def __init__(self):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def __call__(self, block: pa.Table) -> pa.Table:
+            return block
+
+    with pytest.raises(WorkerError, match="actors died 3 times"):
+        stream(NeverStarts)
+
+
+def test_a_bug_in_a_stage_is_shown_and_not_tried_again(ray_cluster, tmp_path):
+    from ray.exceptions import RayTaskError
+
+    class Bug:
+        def __init__(self, log: str):
+            self.log = log
+
+        def __call__(self, block: pa.Table) -> pa.Table:
+            with open(self.log, "a") as log:
+                log.write("x")
+            raise KeyError("no such thing")
+
+    with pytest.raises(RayTaskError, match="KeyError: 'no such thing'"):
+        stream(Bug, log=str(tmp_path / "log"))
+    assert len((tmp_path / "log").read_text()) <= 4, "at most what two actors had in hand"
