@@ -61,6 +61,8 @@ def absolute_paths(config: Config) -> Config:
     Weights and models are paths where there is such a file or folder, else names.
     """
     paths = {"output": config.output, "samples.manifest": config.samples.manifest}
+    if config.train.initialize_from:
+        paths["train.initialize_from"] = config.train.initialize_from
     for name, feature in config.features.items():
         if isinstance(feature, FramesFeature) and os.path.exists(os.path.expanduser(feature.weights)):
             paths[f"features.{name}.weights"] = feature.weights

@@ -180,6 +180,22 @@ class Examples:
     def __len__(self) -> int:
         return len(next(iter(self.features.values())).lengths)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence["Examples"]) -> "Examples":
+        """The rows of all parts, in order."""
+        first = parts[0]
+        return cls(
+            {name: Ragged.concatenate([part.features[name] for part in parts]) for name in first.features},
+            {name: np.concatenate([part.targets[name] for part in parts]) for name in first.targets},
+        )
+
+    def take(self, rows: np.ndarray) -> "Examples":
+        """The rows at these indices, in this order."""
+        return Examples(
+            {name: feature.take(rows) for name, feature in self.features.items()},
+            {name: values[rows] for name, values in self.targets.items()},
+        )
+
     def present(self) -> np.ndarray:
         """[N, M] bool: the features each row has, in the order of `features`."""
         return np.stack([feature.lengths > 0 for feature in self.features.values()], axis=1)
