@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from mmray.storage import Storage
 
-__all__ = ["done_partitions", "file_name", "read_partition", "read_table", "write_partition"]
+__all__ = ["done_partitions", "file_name", "read_partition", "read_schema", "read_table", "write_partition"]
 
 
 def file_name(partition: int) -> str:
@@ -44,6 +44,14 @@ def read_partition(
     filesystem, path = storage.filesystem(uri)
     with storage.faults(uri), filesystem.open(path, "rb") as opened:
         return pq.ParquetFile(opened).read(columns=list(columns) if columns is not None else None)
+
+
+def read_schema(storage: Storage, folder: str, partition: int) -> pa.Schema:
+    """A partition's schema; only the end of its file is read."""
+    uri = f"{folder}/{file_name(partition)}"
+    filesystem, path = storage.filesystem(uri)
+    with storage.faults(uri), filesystem.open(path, "rb") as opened:
+        return pq.ParquetFile(opened).schema_arrow
 
 
 def read_table(storage: Storage, folder: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -1,4 +1,4 @@
-"""Parts of a model by the names a config uses: frozen, with learning rates of their own, or taken from another.
+"""Parts of a model, by a config's names: frozen, with a learning rate of their own, taken from another.
 
 `encoders.face`, `inputs.words`, `fusion`, …: the modules of a FusionModel, by the names the user gave to
 features and targets (in the state dict `face` is `face_`, see `mmray.fusion.named`).

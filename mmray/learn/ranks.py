@@ -33,8 +33,9 @@ class Worker:
 
     def exchange(self, model: nn.Module, *, last: bool) -> AbstractContextManager:
         """Around forward and backward of a part of a batch: gradients are averaged in the last part only."""
-        later = isinstance(model, DistributedDataParallel) and not last
-        return model.no_sync() if later else nullcontext()
+        if isinstance(model, DistributedDataParallel) and not last:
+            return model.no_sync()
+        return nullcontext()
 
     def gather(self, value: V) -> list[V]:
         """Every worker's value, in the order of the ranks, on every worker."""

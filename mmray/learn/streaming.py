@@ -104,7 +104,7 @@ class Feed(Protocol):
     def steps(
         self, rows: np.ndarray, batch_size: int, epoch: int, seed: int, worker: Worker
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Cut]]:
-        """An epoch over `rows`, in an order that depends on (seed, epoch) only, the same steps on all ranks."""
+        """An epoch over `rows` in an order that depends on (seed, epoch) only; as many steps on all ranks."""
         ...
 
     def pieces(self, rows: np.ndarray, worker: Worker) -> Iterator[tuple[np.ndarray, Examples, np.ndarray]]:
