@@ -21,7 +21,7 @@ class TrainConfig(Section):
     """Parts in which a worker computes its share of a batch: the same gradient in less memory."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the arithmetic in training (autocast); weights, losses and evaluation stay float32."""
-    memory_budget_mb: Positive | Auto = "auto"
+    memory_budget_mb: PositiveFloat | Auto = "auto"
     """Features a worker may hold; a larger table is streamed from storage every epoch. auto: a quarter of
     the smallest machine's memory, shared by the workers a machine can hold."""
     learning_rate: PositiveFloat = 1e-3
