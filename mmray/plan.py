@@ -133,7 +133,7 @@ def plan_score(config: ScoreConfig, nodes: list[Node], partitions: int) -> Pool:
 def plan_train(config: TrainConfig, nodes: list[Node]) -> Workers:
     """DDP workers: one a GPU where there are any, else two on CPUs (one where there is one CPU).
 
-    Of a range, the most that fit now; the least must fit.
+    Of an elastic range, the most that fit now; the least must fit.
 
     Raises:
         PlanError: if the workers asked for do not fit the nodes.
@@ -141,10 +141,10 @@ def plan_train(config: TrainConfig, nodes: list[Node]) -> Workers:
     gpu_count = math.floor(sum(node.gpus for node in nodes))
     cpu_count = sum(node.cpus for node in nodes)
     count = config.workers
-    if isinstance(count, tuple):
-        return _plan_elastic(config, count, gpu_count > 0, nodes)
     if count == "auto":
         count = gpu_count or min(2, max(1, math.floor(cpu_count)))
+    if config.min_workers:
+        return _plan_elastic(config, config.min_workers, max(count, config.min_workers), nodes)
     gpu = 0 < count <= gpu_count
     cpus = config.cpus_per_worker
     if cpus == "auto":
@@ -156,14 +156,14 @@ def plan_train(config: TrainConfig, nodes: list[Node]) -> Workers:
     return workers
 
 
-def _plan_elastic(config: TrainConfig, bounds: tuple[int, int], gpu: bool, nodes: list[Node]) -> Workers:
-    # Ray counts whole workers a node, so a share of a CPU is left to those who ask for it.
+def _plan_elastic(config: TrainConfig, least: int, most: int, nodes: list[Node]) -> Workers:
+    # Ray counts whole workers a node, so there are no automatic shares of a CPU here.
     cpus = 1.0 if config.cpus_per_worker == "auto" else config.cpus_per_worker
-    most = places(nodes, cpus, 1.0 if gpu else 0.0)
-    least = Workers(bounds[0], cpus, gpu)
-    if most < least.count:
-        raise PlanError(_refusal("train", [("train.workers, at least", least.pool)], nodes))
-    return Workers(min(most, bounds[1]), cpus, gpu, bounds)
+    gpu = any(node.gpus >= 1 for node in nodes)
+    now = places(nodes, cpus, 1.0 if gpu else 0.0)
+    if now < least:
+        raise PlanError(_refusal("train", [("train.min_workers", Workers(least, cpus, gpu).pool)], nodes))
+    return Workers(min(now, most), cpus, gpu, elastic=(least, most))
 
 
 def plan_memory(config: TrainConfig, workers: Workers, nodes: list[Node]) -> float:

@@ -128,7 +128,7 @@ def check_targets(config: Config, data: Any) -> None:
 def _run_name(config: Config, storage: Storage, features: str) -> str:
     """A name that follows from all that decides the result."""
     sections = config.model_dump(mode="json", include={"targets", "model", "train"})
-    for free in ("workers", "cpus_per_worker", "max_restarts"):
+    for free in ("workers", "min_workers", "cpus_per_worker", "max_restarts"):
         del sections["train"][free]
     if other := config.train.initialize_from:
         sections["initialize_from"] = _fingerprint_of(storage, other)

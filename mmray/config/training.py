@@ -10,9 +10,10 @@ from mmray.config.base import Auto, Positive, PositiveFloat, Section
 class TrainConfig(Section):
     """How the fusion model learns."""
 
-    workers: Positive | tuple[Positive, Positive] | Auto = "auto"
-    """DDP workers; auto: one a GPU, else 2 (or 1 on a single CPU). `[least, most]`: as many as the cluster
-    has room for, changing as machines come and go."""
+    workers: Positive | Auto = "auto"
+    """DDP workers; auto: one a GPU, else 2 (or 1 on a single CPU)."""
+    min_workers: Positive | None = None
+    """Set: elastic, from so many up to `workers`, as machines come and go; the result stays the same."""
     cpus_per_worker: PositiveFloat | Auto = "auto"
     epochs: Positive = 30
     batch_size: Positive = 32
@@ -50,8 +51,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
-            raise ValueError(f"workers: the range {list(self.workers)} is empty")
+        if self.min_workers and self.workers != "auto" and self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} is more than workers {self.workers}")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leave none of the {self.epochs} epochs")
         return self

@@ -39,7 +39,7 @@ __all__ = [
 VERSION = 1
 WEIGHTS, MODEL, VOCABULARY, TRAINER = "weights.pt", "model.json", "vocabulary.json", "trainer.pt"
 
-MAY_CHANGE = {"workers", "cpus_per_worker", "epochs", "patience", "baselines", "max_restarts"}
+MAY_CHANGE = {"workers", "min_workers", "cpus_per_worker", "epochs", "patience", "baselines", "max_restarts"}
 """Training settings that a resumed run may change without becoming another run."""
 
 

@@ -5,7 +5,6 @@ make_spec(configs, train split)  →  ModelSpec  →  build() → FusionModel
                                                ⇄  JSON, in the checkpoint
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -97,7 +96,7 @@ class ModelSpec:
         """What `to_json` gave, and {feature: words}."""
         return cls(
             model=ModelConfig.model_validate(data["model"]),
-            train=TrainConfig.model_validate_json(json.dumps(data["train"])),
+            train=TrainConfig.model_validate(data["train"]),
             shapes={name: ModalityShape(**shape) for name, shape in data["features"].items()},
             targets={
                 name: ClassCodes(tuple(target["classes"]))

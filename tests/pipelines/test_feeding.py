@@ -46,7 +46,9 @@ def test_streamed_partitions_are_the_tables_and_a_lost_one_is_a_fault(table_proj
 
 def test_streamed_training_is_the_same_on_any_number_of_workers(table_project):
     one = train(table_project(STREAMED, "train.epochs=3", "train.workers=1", name="one"))
-    two = train(table_project(STREAMED, "train.epochs=3", "train.workers=[1, 2]", name="two"))
+    two = train(
+        table_project(STREAMED, "train.epochs=3", "train.workers=2", "train.min_workers=1", name="two")
+    )
     assert [one["workers"], two["workers"]] == [1, 2]
     assert one["streamed"]
     assert two["streamed"]
