@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from mmray.errors import PlanError
-from mmray.fusion.model import FusionModel
 from mmray.learn.parts import parameters_of
 
 __all__ = ["Optimization", "rate_factor"]
@@ -45,7 +44,7 @@ class Optimization:
 
     def __init__(
         self,
-        model: FusionModel,
+        model: nn.Module,
         device: str,
         *,
         steps: int,

@@ -6,6 +6,7 @@ Same model, batch size, optimizer, clipping and rows; the plain loop has its inp
 run alternately in one process a worker (DDP over gloo where there are two); of each the best epoch counts.
 """
 
+import multiprocessing
 import os
 import socket
 import time
@@ -13,7 +14,6 @@ import time
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -118,4 +118,9 @@ if __name__ == "__main__":
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
-    mp.spawn(work, (2, free), nprocs=2)
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work, args=(rank, 2, free)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()

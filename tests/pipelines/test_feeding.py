@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mmray.errors import StorageError
+from mmray.learn.streaming import StreamedTable
 from mmray.storage import Storage
 from pipelines.feeding import load_features, open_table, streaming_window
 from pipelines.train import train
@@ -29,6 +30,7 @@ def test_streamed_partitions_are_the_tables_and_a_lost_one_is_a_fault(table_proj
     features = ["voice", "words"]
     whole = load_features(config, Storage(), features)
     table = open_table(config, Storage(), features, 2)
+    assert isinstance(table, StreamedTable)
     assert table.sizes.tolist() == [64, 64, 64, 11]
     assert table.dims == {"voice": 4, "words": None}
     for name in features:

@@ -18,7 +18,8 @@ from mmray.storage import Storage
 from pipelines.train import train
 
 SETTINGS = ("train.epochs=12", "train.workers=2", "train.patience=12", "train.batch_size=4")
-LIMIT_S = 120.0
+LIMIT_S = 300.0
+"""For a hang; some ten times what it takes."""
 
 
 def wait_for(condition: Callable[[], object]) -> None:
