@@ -30,8 +30,15 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def checkpoints(config: Config) -> list[Path]:
-    """Complete checkpoints that Ray holds of the run, the oldest first."""
-    return sorted(path.parent for path in Path(config.path("train")).glob("*/checkpoint_*/trainer.pt"))
+    """The checkpoints Ray knows of, from the last of which it goes on; none before it has noted one."""
+    for note in Path(config.path("train")).glob("*/checkpoint_manager_snapshot.json"):
+        try:
+            state = json.loads(note.read_text())
+        except ValueError:
+            return []  # it is being written
+        known = [note.parent / result["checkpoint_dir_name"] for result in state["checkpoint_results"]]
+        return [path for path in known if (path / "trainer.pt").exists()]
+    return []
 
 
 def seconds_of(folder: Path) -> dict[float, float]:

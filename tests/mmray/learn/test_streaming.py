@@ -33,7 +33,7 @@ def streamed(data: FeatureSet, window: int, reads: Counter | None = None) -> Str
         for part in parts:
             if reads is not None:
                 reads[part] += 1
-            yield data.subset(starts[part] + np.arange(SIZES[part]))
+            yield data.subset(starts[part] + np.arange(int(SIZES[part])))
 
     return StreamedTable(
         index=replace(data, features={}),
