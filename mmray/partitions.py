@@ -26,6 +26,7 @@ __all__ = [
     "file_name",
     "read_notes",
     "read_partition",
+    "read_schema",
     "read_table",
     "write_partition",
 ]
@@ -75,6 +76,14 @@ def read_notes(storage: Storage, folder: str, partitions: Sequence[int]) -> Iter
         for at in range(0, len(partitions), 64 * READERS):  # a bounded number waits to be taken
             group = partitions[at : at + 64 * READERS]
             yield from pool.map(lambda partition: _notes(storage, f"{folder}/{file_name(partition)}"), group)
+
+
+def read_schema(storage: Storage, folder: str, partition: int) -> pa.Schema:
+    """A partition's schema; only the end of its file is read."""
+    uri = f"{folder}/{file_name(partition)}"
+    filesystem, path = storage.filesystem(uri)
+    with storage.faults(uri), filesystem.open(path, "rb") as opened:
+        return pq.ParquetFile(opened).schema_arrow
 
 
 def read_table(storage: Storage, folder: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mmray.config import ExtractConfig, ScoreConfig, TrainConfig, TuneConfig
 from mmray.errors import PlanError
 
-__all__ = ["Node", "Pool", "Workers", "plan_extract", "plan_score", "plan_train", "plan_tune"]
+__all__ = ["Node", "Pool", "Workers", "plan_extract", "plan_memory", "plan_score", "plan_train", "plan_tune"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Node:
 
     cpus: float
     gpus: float = 0.0
+    memory: float = math.inf
+    """Bytes."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,12 @@ class ExtractPlan:
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes that train one model together."""
+    """Processes that train one model together; where `elastic`, from so many to so many of them."""
 
     count: int
     cpus: float
     gpu: bool
+    elastic: tuple[int, int] | None = None
 
     @property
     def pool(self) -> Pool:
@@ -130,6 +133,8 @@ def plan_score(config: ScoreConfig, nodes: list[Node], partitions: int) -> Pool:
 def plan_train(config: TrainConfig, nodes: list[Node]) -> Workers:
     """DDP workers: one a GPU where there are any, else two on CPUs (one where there is one CPU).
 
+    Of an elastic range, the most that fit now; the least must fit.
+
     Raises:
         PlanError: if the workers asked for do not fit the nodes.
     """
@@ -138,6 +143,8 @@ def plan_train(config: TrainConfig, nodes: list[Node]) -> Workers:
     count = config.workers
     if count == "auto":
         count = gpu_count or min(2, max(1, math.floor(cpu_count)))
+    if config.min_workers:
+        return _plan_elastic(config, config.min_workers, max(count, config.min_workers), nodes)
     gpu = 0 < count <= gpu_count
     cpus = config.cpus_per_worker
     if cpus == "auto":
@@ -147,6 +154,28 @@ def plan_train(config: TrainConfig, nodes: list[Node]) -> Workers:
     if cpus <= 0 or places(nodes, cpus, workers.pool.gpus) < count:
         raise PlanError(_refusal("train", [("train.workers", workers.pool)], nodes))
     return workers
+
+
+def _plan_elastic(config: TrainConfig, least: int, most: int, nodes: list[Node]) -> Workers:
+    # Ray counts whole workers a node, so there are no automatic shares of a CPU here.
+    cpus = 1.0 if config.cpus_per_worker == "auto" else config.cpus_per_worker
+    gpu = any(node.gpus >= 1 for node in nodes)
+    now = places(nodes, cpus, 1.0 if gpu else 0.0)
+    if now < least:
+        raise PlanError(_refusal("train", [("train.min_workers", Workers(least, cpus, gpu).pool)], nodes))
+    return Workers(min(now, most), cpus, gpu, elastic=(least, most))
+
+
+def plan_memory(config: TrainConfig, workers: Workers, nodes: list[Node]) -> float:
+    """Bytes of features a worker may hold: the setting, or its share of a quarter of the smallest node."""
+    if config.memory_budget_mb != "auto":
+        return config.memory_budget_mb * 1e6
+    shares = [
+        node.memory / 4 / min(workers.count, here)
+        for node in nodes
+        if (here := places([node], workers.cpus, workers.pool.gpus))
+    ]
+    return min(shares, default=math.inf)
 
 
 def plan_tune(config: TuneConfig, nodes: list[Node]) -> int:

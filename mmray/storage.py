@@ -104,6 +104,8 @@ def absolute_paths(config: Config) -> Config:
     for key in ("manifest", "shards", "folder"):
         if given := getattr(config.samples, key):
             paths[f"samples.{key}"] = given
+    if config.train.initialize_from:
+        paths["train.initialize_from"] = config.train.initialize_from
     for name, feature in config.features.items():
         field = WEIGHTS_FIELD.get(feature.kind)
         if field and os.path.exists(os.path.expanduser(getattr(feature, field))):

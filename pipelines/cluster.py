@@ -20,8 +20,16 @@ from mmray.errors import MmrayError, PlanError, WorkerError
 from mmray.plan import Node, Pool
 from pipelines import console
 
-__all__ = ["announce_wait", "connect", "nodes", "stream_partitions", "use_own_cpus"]
-
+__all__ = [
+    "announce_wait",
+    "connect",
+    "fault_in",
+    "nodes",
+    "quiet_data",
+    "stream_partitions",
+    "use_own_cpus",
+    "with_fault",
+]
 
 Stage = tuple[type, Pool, Mapping[str, Any]]
 FAULT = "mmray.fault"
@@ -60,7 +68,7 @@ def nodes() -> list[Node]:
     import ray
 
     return [
-        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        Node(*(node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU", "memory")))
         for node in ray.nodes()
         if node["Alive"]
     ]
@@ -135,12 +143,7 @@ def _stream(partitions: Sequence[int], stages: Sequence[Stage]) -> Iterator[dict
     from ray.util.annotations import RayDeprecationWarning
 
     announce_wait([pool for _, pool, _ in stages])
-    # What it reports as errors arrives here as exceptions.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = None
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    quiet_data()
     dataset = ray.data.from_blocks([pa.table({"partition": [partition]}) for partition in partitions])
     for stage, pool, arguments in stages:
         with warnings.catch_warnings(action="ignore", category=RayDeprecationWarning):  # of `max_restarts`
@@ -157,9 +160,32 @@ def _stream(partitions: Sequence[int], stages: Sequence[Stage]) -> Iterator[dict
             )
     blocks: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for block in blocks:
-        if FAULT in block.column_names:
-            raise pickle.loads(block[FAULT][0].as_py())
+        if fault := fault_in(block):
+            raise fault
         yield from block.to_pylist()
+
+
+def quiet_data() -> Any:
+    """Ray Data's context, set to say nothing and to keep blocks whole."""
+    import ray.data
+
+    # What it reports as errors arrives here as exceptions.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = None
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return context
+
+
+def with_fault(fault: MmrayError) -> pa.Table:
+    """A block that carries a fault of ours through Ray Data, which would wrap an exception."""
+    return pa.table({FAULT: [pickle.dumps(fault)]})
+
+
+def fault_in(block: pa.Table) -> MmrayError | None:
+    """The fault a block carries."""
+    return pickle.loads(block[FAULT][0].as_py()) if FAULT in block.column_names else None
 
 
 class _Stage:
@@ -183,7 +209,7 @@ class _Stage:
                 raise self.fault
             return self.stage(block)
         except MmrayError as fault:
-            return pa.table({FAULT: [pickle.dumps(fault)]})
+            return with_fault(fault)
 
 
 def use_own_cpus() -> None:

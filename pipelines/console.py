@@ -120,8 +120,10 @@ def _show_extract(summary: Mapping[str, Any]) -> None:
 def _show_train(summary: Mapping[str, Any]) -> None:
     out.print(
         f"  epochs   {len(summary['history'])}, best {summary['best_epoch']} by {summary['monitor']}; "
-        f"{summary['workers']} workers, {summary['seconds']:.1f} s"
+        f"{summary['workers']} workers, {summary['seconds']:.1f} s{', streamed' * summary['streamed']}"
     )
+    if summary["transfer"]:
+        out.print(f"  start    {summary['transfer']}", markup=False)
     out.print(results_table(summary["rows"]))
 
 

@@ -1,15 +1,17 @@
 """Feature table in, fusion model and its test metrics out: Ray Train runs DDP workers.
 
-Every worker reads the table once and calls the one `fit`; each epoch leaves a checkpoint with Ray, from
-which the run goes on after a worker, or this driver, has died. What is trained (settings, features)
-names the run's folder: the same config continues or does nothing, another one is another run, and no
-model is ever overwritten. Models on each feature alone, as plain Ray tasks, give the rows to beat.
+Every worker reads the table once, or streams it (see `feeding`), and calls the one `fit`; each epoch
+leaves a checkpoint with Ray, from which the run goes on after a worker, or this driver, has died. What is
+trained (settings, features) names the run's folder: the same config continues or does nothing, another one
+is another run, and no model is ever overwritten. Models on each feature alone, as plain Ray tasks, give the
+rows to beat.
 """
 
+import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,14 @@ import numpy as np
 from mmray.config import Config
 from mmray.errors import MmrayError, SamplesError, TableError
 from mmray.fingerprint import feature_spec, hash_of, require_same
-from mmray.partitions import read_table
-from mmray.plan import Workers, plan_train
+from mmray.plan import Workers, plan_memory, plan_train
 from mmray.storage import Storage, absolute_paths
 from pipelines import console
 from pipelines.epochs import EpochFeed, watch_training
 from pipelines.extract import features_folder
+from pipelines.feeding import load_features, open_table, streaming_window
 
-__all__ = ["load_features", "require_features", "train"]
+__all__ = ["check_targets", "other_model", "require_features", "train"]
 
 
 def train(config: Config, address: str | None = None) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def train(config: Config, address: str | None = None) -> dict[str, Any]:
     config = absolute_paths(config)
     storage = Storage(config.storage)
     features = require_features(config, storage)
-    run = _run_name(config, features)
+    run = _run_name(config, storage, features)
     results = storage.read_json(f"{config.path('train')}/{run}/results.json")
     if results is None:
         check_targets(config, load_features(config, storage, []))
@@ -53,11 +55,13 @@ def _train(config: Config, storage: Storage, run: str, features: str, address: s
     from pipelines import cluster
 
     cluster.connect(address)
-    workers = plan_train(config.train, cluster.nodes())
+    nodes = cluster.nodes()
+    workers = plan_train(config.train, nodes)
+    window = streaming_window(config, storage, plan_memory(config.train, workers, nodes))
     cluster.announce_wait([workers.pool])
     start = time.perf_counter()
-    fused = _fit_on_workers(config, storage, run, features, workers)
-    alone = _fit_alone(config, workers, features) if config.train.baselines else {}
+    fused = _fit_on_workers(config, storage, run, features, workers, window)
+    alone = _fit_alone(config, workers, features, window) if config.train.baselines else {}
     rows = [
         _majority_row(fused["test"]),
         *(_row(f"{name} only", [name], test) for name, test in alone.items()),
@@ -72,7 +76,9 @@ def _train(config: Config, storage: Storage, run: str, features: str, address: s
         "history": fused["history"],
         "best_epoch": int(fused["history"][-1]["best_epoch"]),
         "monitor": config.train.monitor,
-        "workers": workers.count,
+        "workers": fused["workers"],
+        "streamed": window is not None,
+        "transfer": fused["transfer"],
         "seconds": round(time.perf_counter() - start, 3),
         "rows": rows,
         "splits": fused["splits"],
@@ -119,28 +125,38 @@ def check_targets(config: Config, data: Any) -> None:
         fit_codes(name, target, data.targets[name], data.sample_ids, data.split == "train")
 
 
-def load_features(config: Config, storage: Storage, features: Sequence[str]) -> Any:
-    """Some features and all targets of the table, in memory."""
-    from mmray.learn.batches import FeatureSet
-
-    columns = ["sample_id", "split", *config.targets, *features]
-    parts = list(read_table(storage, features_folder(config), columns))
-    return FeatureSet.load(parts, list(features), config.targets)
-
-
-def _run_name(config: Config, features: str) -> str:
+def _run_name(config: Config, storage: Storage, features: str) -> str:
     """A name that follows from all that decides the result."""
     sections = config.model_dump(mode="json", include={"targets", "model", "train"})
-    for free in ("workers", "cpus_per_worker", "max_restarts"):
+    for free in ("workers", "min_workers", "cpus_per_worker", "max_restarts"):
         del sections["train"][free]
+    if other := config.train.initialize_from:
+        sections["initialize_from"] = _fingerprint_of(storage, other)
     return hash_of({**sections, "features": features})
+
+
+def _fingerprint_of(storage: Storage, folder: str) -> str:
+    model = storage.read_json(f"{folder}/model.json")
+    if model is None:
+        raise TableError(f"train.initialize_from: {folder} holds no trained model (no model.json)")
+    return model["fingerprint"]
+
+
+@contextlib.contextmanager
+def other_model(config: Config, storage: Storage) -> Iterator[str | None]:
+    """The model `train.initialize_from` names, as a local folder while the block runs."""
+    if config.train.initialize_from is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield storage.copy_down(config.train.initialize_from, folder)
 
 
 # ------------------------------------------------------------------------------------ the fused model
 
 
 def _fit_on_workers(
-    config: Config, storage: Storage, run: str, features: str, workers: Workers
+    config: Config, storage: Storage, run: str, features: str, workers: Workers, window: int | None
 ) -> dict[str, Any]:
     import logging
 
@@ -158,10 +174,11 @@ def _fit_on_workers(
             "storage": storage,
             "model_folder": config.path("train", run, "model"),
             "features_fingerprint": features,
+            "window": window,
             "epochs": epochs,
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.count,
+            num_workers=workers.elastic or workers.count,
             use_gpu=workers.gpu,
             resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if workers.gpu else {})},
         ),
@@ -208,19 +225,22 @@ def fit_worker(settings: dict[str, Any]) -> dict[str, Any]:
             ray.train.report(metrics, checkpoint=checkpoint)
 
     def run(resume: str | None) -> dict[str, Any]:
-        result = fit(
-            config.model,
-            config.train,
-            load_features(config, storage, list(config.features)),
-            list(config.features),
-            config.targets,
-            rank=rank,
-            world_size=context.get_world_size(),
-            device=str(ray.train.torch.get_device()),
-            report=report,
-            resume=resume,
-            features_fingerprint=settings["features_fingerprint"],
-        )
+        features = list(config.features)
+        with other_model(config, storage) as other:
+            result = fit(
+                config.model,
+                config.train,
+                open_table(config, storage, features, settings["window"]),
+                features,
+                config.targets,
+                rank=rank,
+                world_size=context.get_world_size(),
+                device=str(ray.train.torch.get_device()),
+                report=report,
+                resume=resume,
+                initialize_from=other,
+                features_fingerprint=settings["features_fingerprint"],
+            )
         if rank == 0:
             _save_model(result, storage, settings["model_folder"])
         return {
@@ -228,6 +248,8 @@ def fit_worker(settings: dict[str, Any]) -> dict[str, Any]:
             "test": result.test,
             "fingerprint": model_fingerprint(result.snapshot.spec, result.snapshot.weights),
             "splits": result.rows,
+            "workers": context.get_world_size(),
+            "transfer": str(result.transfer) if result.transfer else None,
         }
 
     checkpoint = ray.train.get_checkpoint()
@@ -257,14 +279,16 @@ def _fault_of(error: Any) -> MmrayError | None:
 # ------------------------------------------------------------------------------------ the rows to beat
 
 
-def _fit_alone(config: Config, workers: Workers, features: str) -> dict[str, dict[str, Any]]:
-    """The test report of the same model on each feature alone, side by side as Ray tasks."""
+def _fit_alone(
+    config: Config, workers: Workers, features: str, window: int | None
+) -> dict[str, dict[str, Any]]:
+    """The test report of the same model on each feature alone, from scratch, side by side as Ray tasks."""
     import ray
 
     if len(config.features) == 1:
         return {}
     task = ray.remote(num_cpus=workers.cpus, num_gpus=1 if workers.gpu else 0)(fit_alone)
-    settings = ray.put((config, Storage(config.storage), features))
+    settings = ray.put((config, Storage(config.storage), features, window))
     pending = {name: task.remote(settings, name) for name in config.features}
     with console.progress("baselines", total=len(pending)) as meter:
         reports = {}
@@ -274,23 +298,21 @@ def _fit_alone(config: Config, workers: Workers, features: str) -> dict[str, dic
     return reports
 
 
-def fit_alone(settings: tuple[Config, Storage, str], feature: str) -> dict[str, Any]:
+def fit_alone(settings: tuple[Config, Storage, str, int | None], feature: str) -> dict[str, Any]:
     """Fit the config's model on one feature; its test report."""
     import torch
 
     from mmray.learn.loop import fit
 
-    config, storage, fingerprint = settings
+    config, storage, fingerprint, window = settings
     torch.set_num_threads(1)
-    data = load_features(config, storage, [feature])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     result = fit(
         config.model,
-        config.train,
-        data,
+        config.train.model_copy(update={"freeze": [], "learning_rates": {}}),
+        open_table(config, storage, [feature], window),
         [feature],
         config.targets,
-        device=device,
+        device="cuda" if torch.cuda.is_available() else "cpu",
         features_fingerprint=fingerprint,
     )
     return result.test

@@ -1,6 +1,6 @@
 """A search space in, the best config out: Ray Tune runs the same `fit` many times, ASHA stops the poor.
 
-A trial is one process that reads the feature table and reports every epoch's validation metrics; the
+A trial is one process that is given the feature table and reports every epoch's validation metrics; the
 test split is not touched. The best settings are written as a config that `mmray train` takes. An
 interrupted search goes on where it was.
 """
@@ -10,15 +10,19 @@ import io
 import math
 import os
 import time
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from mmray.config import Config, Space, dump_config, override
 from mmray.errors import ConfigError, TableError
 from mmray.fingerprint import hash_of
-from mmray.plan import Pool, plan_tune
+from mmray.plan import Pool, Workers, plan_memory, plan_tune
 from mmray.storage import Storage, absolute_paths
 from pipelines.epochs import EpochFeed, watch_trials
-from pipelines.train import check_targets, load_features, require_features
+from pipelines.feeding import load_features, open_table, streaming_window
+from pipelines.train import check_targets, other_model, require_features
 
 __all__ = ["tune"]
 
@@ -39,12 +43,15 @@ def tune(config: Config, address: str | None = None) -> dict[str, Any]:
     from pipelines import cluster
 
     cluster.connect(address)
-    concurrent = plan_tune(config.tune, cluster.nodes())
+    nodes = cluster.nodes()
+    concurrent = plan_tune(config.tune, nodes)
+    shares = Workers(concurrent, config.tune.cpus_per_trial, config.tune.gpus_per_trial > 0)
+    window = streaming_window(config, storage, plan_memory(config.train, shares, nodes))
     cluster.announce_wait([Pool(1, config.tune.cpus_per_trial, config.tune.gpus_per_trial)])
     start = time.perf_counter()
     epochs = EpochFeed.start()
     with watch_trials(epochs, min if _mode(config) == "min" else max):
-        results = _search(config, storage, features, concurrent, epochs)
+        results = _search(config, storage, features, window, concurrent, epochs)
     trials = _trial_rows(results, config)
     best = trials[0]
     if math.isnan(best["best"]):
@@ -84,16 +91,21 @@ def _check_space(config: Config) -> None:
         raise ConfigError("config", faults)
 
 
-def _search(config: Config, storage: Storage, features: str, concurrent: int, epochs: Any) -> Any:
+def _search(
+    config: Config, storage: Storage, features: str, window: int | None, concurrent: int, epochs: Any
+) -> Any:
     """Run the trials that are not done yet; all of them as Ray Tune's result grid."""
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import BasicVariantGenerator
 
-    data = load_features(config, storage, list(config.features))
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
-            run_trial, config=config, data=data.subset(data.split != "test"), epochs=epochs
+            run_trial,
+            config=config,
+            storage=storage,
+            data=_without_test(open_table(config, storage, list(config.features), window)),
+            epochs=epochs,
         ),
         {"CPU": config.tune.cpus_per_trial, "GPU": config.tune.gpus_per_trial},
     )
@@ -111,8 +123,7 @@ def _search(config: Config, storage: Storage, features: str, concurrent: int, ep
         param_space={dotted: _domain(space) for dotted, space in config.tune.space.items()},
         tune_config=ray_tune.TuneConfig(
             num_samples=1 if only_grids else config.tune.trials,
-            max_concurrent_trials=concurrent,
-            search_alg=BasicVariantGenerator(random_state=config.tune.seed),
+            search_alg=BasicVariantGenerator(max_concurrent=concurrent, random_state=config.tune.seed),
             scheduler=ASHAScheduler(
                 time_attr="epoch",
                 metric="monitored",
@@ -127,7 +138,17 @@ def _search(config: Config, storage: Storage, features: str, concurrent: int, ep
     return tuner.fit()
 
 
-def run_trial(settings: dict[str, Any], config: Config, data: Any, epochs: Any) -> None:
+def _without_test(data: Any) -> Any:
+    """The table without the test split, which no trial may see; streamed, its rows belong to no split."""
+    from mmray.learn.batches import FeatureSet
+
+    if isinstance(data, FeatureSet):
+        return data.subset(data.split != "test")
+    split = np.where(data.index.split == "test", None, data.index.split)
+    return replace(data, index=replace(data.index, split=split))
+
+
+def run_trial(settings: dict[str, Any], config: Config, storage: Storage, data: Any, epochs: Any) -> None:
     """What a trial does: fit with these settings, report every epoch."""
     import torch
     from ray import tune as ray_tune
@@ -147,15 +168,17 @@ def run_trial(settings: dict[str, Any], config: Config, data: Any, epochs: Any) 
         ray_tune.report({**metrics, "monitored": metrics[monitor], "best": best})
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    fit(
-        trial.model,
-        trial.train,
-        data,
-        list(trial.features),
-        trial.targets,
-        device=device,
-        report=report,
-    )
+    with other_model(trial, storage) as other:
+        fit(
+            trial.model,
+            trial.train,
+            data,
+            list(trial.features),
+            trial.targets,
+            device=device,
+            report=report,
+            initialize_from=other,
+        )
 
 
 def _domain(space: Space) -> Any:

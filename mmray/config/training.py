@@ -1,6 +1,6 @@
 """How a model learns, and which settings to search."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,11 +12,30 @@ class TrainConfig(Section):
 
     workers: Positive | Auto = "auto"
     """DDP workers; auto: one a GPU, else 2 (or 1 on a single CPU)."""
+    min_workers: Positive | None = None
+    """Set: elastic, from so many up to `workers`, as machines come and go; the result stays the same."""
     cpus_per_worker: PositiveFloat | Auto = "auto"
     epochs: Positive = 30
     batch_size: Positive = 32
     """Of all workers together: the result does not depend on how many there are."""
+    accumulate: Positive = 1
+    """Parts in which a worker computes its share of a batch: the same gradient in less memory."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the arithmetic in training (autocast); weights, losses and evaluation stay float32."""
+    memory_budget_mb: PositiveFloat | Auto = "auto"
+    """Features a worker may hold; a larger table is streamed from storage every epoch. auto: a quarter of
+    the smallest machine's memory, shared by the workers a machine can hold."""
     learning_rate: PositiveFloat = 1e-3
+    learning_rates: dict[str, PositiveFloat] = {}
+    """Part of the model (`encoders.face`) → its own learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """The learning rate after warm-up: as it is, or falling to 0 over `epochs`."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs over which the learning rate rises from 0."""
+    initialize_from: str | None = None
+    """Folder of a trained model; weights of the same name and shape are taken from it."""
+    freeze: list[str] = []
+    """Parts of the model that keep their weights: `encoders.face`, `inputs.words`, …"""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     clip_norm: PositiveFloat | None = 1.0
     """Largest gradient norm; null: no clipping."""
@@ -29,6 +48,14 @@ class TrainConfig(Section):
     """Also train a model on each modality alone, for the rows the fused model must beat."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
     """Times the run may go on from its last checkpoint after a worker died."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_workers and self.workers != "auto" and self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} is more than workers {self.workers}")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leave none of the {self.epochs} epochs")
+        return self
 
 
 class Space(Section):

@@ -12,6 +12,7 @@ Shapes: N rows, B rows of a batch, T steps, D numbers a step.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ class Ragged:
     values: np.ndarray
     offsets: np.ndarray
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Steps of each row, [N] int64."""
         return np.diff(self.offsets)
@@ -56,6 +57,10 @@ class Ragged:
         """Rows → ([B, T, D] or [B, T] with zeros at padding, lengths [B]); T is at least 1."""
         lengths = self.lengths[rows]
         steps = max(int(lengths.max(initial=0)), 1)
+        if (lengths == steps).all():
+            return self.values[self._positions(rows)].reshape(
+                len(rows), steps, *self.values.shape[1:]
+            ), lengths
         padded = np.zeros((len(rows), steps, *self.values.shape[1:]), dtype=self.values.dtype)
         padded[np.arange(steps) < lengths[:, None]] = self.values[self._positions(rows)]
         return padded, lengths
@@ -179,6 +184,22 @@ class Examples:
 
     def __len__(self) -> int:
         return len(next(iter(self.features.values())).lengths)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Examples"]) -> "Examples":
+        """The rows of all parts, in order."""
+        first = parts[0]
+        return cls(
+            {name: Ragged.concatenate([part.features[name] for part in parts]) for name in first.features},
+            {name: np.concatenate([part.targets[name] for part in parts]) for name in first.targets},
+        )
+
+    def take(self, rows: np.ndarray) -> "Examples":
+        """The rows at these indices, in this order."""
+        return Examples(
+            {name: feature.take(rows) for name, feature in self.features.items()},
+            {name: values[rows] for name, values in self.targets.items()},
+        )
 
     def present(self) -> np.ndarray:
         """[N, M] bool: the features each row has, in the order of `features`."""

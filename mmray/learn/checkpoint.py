@@ -27,12 +27,19 @@ from mmray.errors import TableError
 from mmray.learn.predict import Predictor
 from mmray.learn.spec import ModelSpec
 
-__all__ = ["Snapshot", "load_predictor", "load_snapshot", "model_fingerprint", "require_same_training"]
+__all__ = [
+    "Snapshot",
+    "load_predictor",
+    "load_snapshot",
+    "load_weights",
+    "model_fingerprint",
+    "require_same_training",
+]
 
 VERSION = 1
 WEIGHTS, MODEL, VOCABULARY, TRAINER = "weights.pt", "model.json", "vocabulary.json", "trainer.pt"
 
-MAY_CHANGE = {"workers", "cpus_per_worker", "epochs", "patience", "baselines", "max_restarts"}
+MAY_CHANGE = {"workers", "min_workers", "cpus_per_worker", "epochs", "patience", "baselines", "max_restarts"}
 """Training settings that a resumed run may change without becoming another run."""
 
 
@@ -47,6 +54,7 @@ class Snapshot:
     current: dict[str, Tensor]
     """Weights after the last epoch."""
     optimizer: dict
+    """`Optimization.state_dict`."""
     test: dict = field(default_factory=dict)
     """Report on the test split, once training has ended."""
 
@@ -89,6 +97,16 @@ def load_snapshot(folder: str | Path) -> Snapshot:
     return Snapshot(
         spec, weights, trainer["history"], trainer["current"], trainer["optimizer"], model["test"]
     )
+
+
+def load_weights(folder: str | Path) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """Read what the best model of a checkpoint is, and its weights.
+
+    Raises:
+        TableError: where it is absent, incomplete or altered.
+
+    """
+    return _load_model(Path(folder))[:2]
 
 
 def load_predictor(folder: str | Path, device: str = "cpu") -> Predictor:

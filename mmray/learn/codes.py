@@ -4,7 +4,7 @@ Everything here is fitted on the train split alone and stored with the model.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,13 @@ class Vocabulary:
     words: tuple[str, ...]
 
     @classmethod
-    def build(cls, words: Iterable[str], max_size: int = 50_000, min_count: int = 1) -> "Vocabulary":
-        """The most frequent words first, ties in alphabetical order; no more than `max_size` of them."""
+    def build(
+        cls, words: Iterable[str] | Mapping[str, int], max_size: int = 50_000, min_count: int = 1
+    ) -> "Vocabulary":
+        """The most frequent words first, ties in alphabetical order; no more than `max_size` of them.
+
+        `words` are all words met, or how often each was.
+        """
         counts = Counter(words)
         ranked = sorted((-count, word) for word, count in counts.items() if count >= min_count)
         return cls(tuple(word for _, word in ranked[:max_size]))

@@ -24,13 +24,17 @@ from torch import Tensor, nn
 from mmray.config import ModelConfig, Target, TrainConfig
 from mmray.errors import MmrayError, SamplesError
 from mmray.fusion.model import FusionModel
-from mmray.learn.batches import Examples, FeatureSet, epoch_batches
-from mmray.learn.checkpoint import Snapshot, load_snapshot, require_same_training
+from mmray.learn.batches import Examples, FeatureSet
+from mmray.learn.checkpoint import Snapshot, load_snapshot, load_weights, require_same_training
 from mmray.learn.codes import known
 from mmray.learn.evaluation import known_counts, loss_sums, standing, test_report, validation_metrics
+from mmray.learn.optimization import Optimization
+from mmray.learn.parts import Transfer, freeze, take_weights
 from mmray.learn.predict import model_outputs
 from mmray.learn.ranks import Worker
-from mmray.learn.spec import ModelSpec, feature_statistics, make_spec
+from mmray.learn.spec import ModelSpec, make_spec
+from mmray.learn.statistics import Moments, Summary
+from mmray.learn.streaming import Feed, StreamedTable, open_feed, summaries
 
 __all__ = ["FitResult", "Report", "fit"]
 
@@ -50,6 +54,8 @@ class FitResult:
     snapshot: Snapshot
     rows: dict[str, dict[str, int]]
     """{split: {rows, no_modality, no_target, used}}; `used`: trained on, or compared with a known truth."""
+    transfer: Transfer | None = None
+    """What the model took from another one, before training."""
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -74,7 +80,7 @@ class FitResult:
 def fit(
     model_config: ModelConfig,
     train_config: TrainConfig,
-    data: FeatureSet,
+    data: FeatureSet | StreamedTable,
     features: Sequence[str],
     targets: Mapping[str, Target],
     *,
@@ -83,6 +89,7 @@ def fit(
     device: str = "cpu",
     report: Report = lambda metrics, save: None,
     resume: str | Path | None = None,
+    initialize_from: str | Path | None = None,
     features_fingerprint: str = "",
 ) -> FitResult:
     """Train on the train split of `data`, choose the epoch on val, evaluate it on test.
@@ -92,24 +99,47 @@ def fit(
     `val/<target>/<metric>`, `best_epoch`, `bad_epochs`, `seconds`. A loss is the sum over targets of the
     mean cross-entropy, or mean squared error in standard deviations, over the known truths.
 
+    `resume` is a checkpoint of this run, `initialize_from` one of another (`train_config.initialize_from` as
+    a local folder), whose weights are the start of this one.
+
     Raises:
         SamplesError: where the train or val split has nothing to learn or compare with, or a label is new.
-        TableError: where `resume` is incomplete or belongs to another run.
+        TableError: where a checkpoint is incomplete, `resume` belongs to another run, or no weight of
+            `initialize_from` fits.
+        ConfigError: where a part to freeze, or with a learning rate of its own, is not one of the model's.
+        PlanError: where float16 is asked for without a GPU.
         MmrayError: where the loss is no longer finite.
 
     """
     worker = Worker(rank, world_size, device)
-    spec = make_spec(model_config, train_config, data, features, targets, features_fingerprint)
-    examples = spec.examples(data)
-    rows, counts = _usable_rows(examples, data.split)
-    in_train = np.flatnonzero(data.split == "train")
+    index = data if isinstance(data, FeatureSet) else data.index
+    in_train = np.flatnonzero(index.split == "train")
+    found = summaries(data, sorted(features), in_train, worker)
+    spec = make_spec(model_config, train_config, index, found, targets, features_fingerprint)
+    feed = open_feed(spec, data)
+    truths = Examples({}, feed.targets)
+    rows, counts = _usable_rows(feed, index.split)
 
     _seed(train_config.seed, 0, 0)
     model = spec.build()
-    model.set_statistics(*_statistics(spec, examples, in_train))
+    model.set_statistics(*_statistics(spec, found, feed.targets, in_train))
+    transfer = None
+    if initialize_from is not None:
+        transfer = take_weights(model, spec, *load_weights(initialize_from))
     model.to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=train_config.learning_rate, weight_decay=train_config.weight_decay
+    frozen = freeze(model, train_config.freeze)
+    steps = math.ceil(len(rows["train"]) / train_config.batch_size)
+    optimization = Optimization(
+        model,
+        device,
+        steps=steps * train_config.epochs,
+        warmup=steps * train_config.warmup_epochs,
+        schedule=train_config.schedule,
+        learning_rate=train_config.learning_rate,
+        learning_rates=train_config.learning_rates,
+        weight_decay=train_config.weight_decay,
+        clip_norm=train_config.clip_norm,
+        precision=train_config.precision,
     )
     history: list[dict[str, float]] = []
     best_weights = _copy(model.state_dict())
@@ -117,46 +147,46 @@ def fit(
         saved = load_snapshot(resume)
         require_same_training(saved.spec, spec)
         model.load_state_dict(saved.current)
-        optimizer.load_state_dict(saved.optimizer)
+        optimization.load_state_dict(saved.optimizer)
         history, best_weights = saved.history, saved.weights
 
     trained = worker.wrap(model)
     while len(history) < train_config.epochs and not _gave_up(history, train_config.patience):
         epoch, started = len(history) + 1, time.perf_counter()
-        train_loss = _train_epoch(trained, optimizer, examples, rows["train"], train_config, epoch, worker)
-        outputs = _all_outputs(model, examples, rows["val"], train_config.batch_size, worker)
+        trained.train()
+        for part in frozen:
+            part.eval()
+        train_loss = _train_epoch(trained, optimization, feed, rows["train"], train_config, epoch, worker)
+        outputs = _all_outputs(model, feed, rows["val"], train_config.batch_size, worker)
         results: dict[str, float] = {}
         if rank == 0:
             results = {"epoch": epoch, "train_loss": train_loss}
-            results |= validation_metrics(spec, examples, rows["val"], outputs)
+            results |= validation_metrics(spec, truths, rows["val"], outputs)
             results |= standing([*history, results], train_config.monitor)
             results["seconds"] = time.perf_counter() - started
         results = worker.from_first(results)
         history.append(results)
         if results["best_epoch"] == epoch:
             best_weights = _copy(model.state_dict())
-        snapshot = Snapshot(spec, best_weights, history, model.state_dict(), optimizer.state_dict())
+        snapshot = Snapshot(spec, best_weights, history, model.state_dict(), optimization.state_dict())
         report(dict(results), snapshot.save if rank == 0 else None)
 
     current = _copy(model.state_dict())
     model.load_state_dict(best_weights)
     test: dict[str, dict] = {}
     if len(rows["test"]):
-        outputs = _all_outputs(model, examples, rows["test"], train_config.batch_size, worker)
+        outputs = _all_outputs(model, feed, rows["test"], train_config.batch_size, worker)
         if rank == 0:
-            test = test_report(spec, examples, in_train, rows["test"], outputs)
+            test = test_report(spec, truths, in_train, rows["test"], outputs)
         test = worker.from_first(test)
-    return FitResult(
-        model.eval(), Snapshot(spec, best_weights, history, current, optimizer.state_dict(), test), counts
-    )
+    snapshot = Snapshot(spec, best_weights, history, current, optimization.state_dict(), test)
+    return FitResult(model.eval(), snapshot, counts, transfer)
 
 
-def _usable_rows(
-    examples: Examples, split: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, dict[str, int]]]:
+def _usable_rows(feed: Feed, split: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, dict[str, int]]]:
     """{split: rows to learn from, or to compare with}, and how many of each kind there are."""
-    present = examples.present().any(axis=1)
-    truth = np.any([known(values) for values in examples.targets.values()], axis=0)
+    present = feed.present.any(axis=1)
+    truth = np.any([known(values) for values in feed.targets.values()], axis=0)
     rows, counts = {}, {}
     for name in SPLITS:
         inside = split == name
@@ -175,17 +205,12 @@ def _usable_rows(
 
 
 def _statistics(
-    spec: ModelSpec, examples: Examples, train: np.ndarray
+    spec: ModelSpec, found: Mapping[str, Summary], targets: Mapping[str, np.ndarray], train: np.ndarray
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
-    """Scales of the vector features and priors of the targets, from these rows."""
-    scales = {
-        name: feature_statistics(name, examples.features[name], train)
-        for name, shape in spec.shapes.items()
-        if shape.kind == "vectors"
-    }
+    """Scales of the vector features and priors of the targets, from the train split."""
+    scales = {name: x.scale(name) for name, x in found.items() if isinstance(x, Moments)}
     priors = {
-        name: torch.from_numpy(codes.prior(examples.targets[name][train]))
-        for name, codes in spec.targets.items()
+        name: torch.from_numpy(codes.prior(targets[name][train])) for name, codes in spec.targets.items()
     }
     return scales, priors
 
@@ -205,8 +230,8 @@ def _gave_up(history: Sequence[Mapping[str, float]], patience: int) -> bool:
 
 def _train_epoch(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    examples: Examples,
+    optimization: Optimization,
+    feed: Feed,
     rows: np.ndarray,
     config: TrainConfig,
     epoch: int,
@@ -214,40 +239,46 @@ def _train_epoch(
 ) -> float:
     """One pass over `rows`; the mean training loss over all ranks."""
     _seed(config.seed, epoch, worker.rank)
-    model.train()
-    sums = dict.fromkeys(examples.targets, 0.0)
-    steps = epoch_batches(len(rows), config.batch_size, epoch, config.seed, worker.rank, worker.world_size)
-    for step, (everyone, own) in enumerate(steps, 1):
-        batch = examples.batch(rows[own]).to(worker.device)
-        losses = loss_sums(model(batch.inputs, batch.lengths), batch.targets)
-        counts = known_counts(examples.targets, rows[everyone])
-        loss = torch.stack([losses[name] / counts[name] for name in losses]).sum()
-        optimizer.zero_grad()
-        (loss * worker.world_size).backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf)
-        # This norm is of all ranks' gradients, so that every rank stops at the same step.
-        if not torch.isfinite(norm):
+    sums = {name: torch.zeros((), device=worker.device) for name in feed.targets}
+    before = (epoch - 1) * math.ceil(len(rows) / config.batch_size)
+    steps = feed.steps(rows, config.batch_size, epoch, config.seed, worker)
+    for step, (everyone, own, cut) in enumerate(steps, 1):
+        counts = known_counts(feed.targets, everyone)
+        # Empty parts come last and are left out, but for one, in which the ranks exchange gradients.
+        parts = [part for part in np.array_split(own, config.accumulate) if len(part)] or [own]
+        for part in parts:
+            batch = cut(part).to(worker.device)
+            with worker.exchange(model, last=part is parts[-1]):
+                with optimization.autocast():
+                    outputs = model(batch.inputs, batch.lengths)
+                losses = loss_sums({name: y.float() for name, y in outputs.items()}, batch.targets)
+                loss = torch.stack([losses[name] / counts[name] for name in losses]).sum()
+                optimization.backward(loss * worker.world_size)
+            for name, value in losses.items():
+                sums[name] += value.detach()
+        # The gradient is of all ranks, so that every rank stops at the same step.
+        if not optimization.step(before + step - 1):
             raise MmrayError(
                 f"epoch {epoch}, step {step}: the loss or its gradient is not finite; lower "
                 f"train.learning_rate (now {config.learning_rate:g}), set train.clip_norm, or look for "
                 "extreme values in the features and targets"
             )
-        optimizer.step()
-        for name, value in losses.items():
-            sums[name] += value.item()
-    everyone = worker.gather(sums)
-    counts = known_counts(examples.targets, rows)
-    return sum(part[name] / counts[name] for part in everyone for name in counts)
+    shares = worker.gather({name: value.item() for name, value in sums.items()})
+    counts = known_counts(feed.targets, rows)
+    return sum(share[name] / counts[name] for share in shares for name in counts)
 
 
 def _all_outputs(
-    model: FusionModel, examples: Examples, rows: np.ndarray, batch_size: int, worker: Worker
+    model: FusionModel, feed: Feed, rows: np.ndarray, batch_size: int, worker: Worker
 ) -> dict[str, np.ndarray]:
     """Outputs for `rows` in their order, each predicted by one rank; every rank gets all of them."""
-    own = np.arange(worker.rank, len(rows), worker.world_size)
-    parts = worker.gather((own, model_outputs(model, examples, rows[own], batch_size, worker.device)))
-    order = np.concatenate([positions for positions, _ in parts])
+    own = [
+        (positions, model_outputs(model, examples, wanted, batch_size, worker.device))
+        for positions, examples, wanted in feed.pieces(rows, worker)
+    ]
+    pieces = [piece for share in worker.gather(own) for piece in share]
+    order = np.concatenate([positions for positions, _ in pieces])
     if not np.array_equal(np.sort(order), np.arange(len(rows))):
         raise RuntimeError(f"{len(rows)} rows to evaluate, {len(order)} came back")
     back = np.argsort(order)
-    return {name: np.concatenate([y[name] for _, y in parts])[back] for name in parts[0][1]}
+    return {name: np.concatenate([y[name] for _, y in pieces])[back] for name in pieces[0][1]}

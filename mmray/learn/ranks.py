@@ -1,5 +1,6 @@
 """Who this process is among the workers of one training run, and how they exchange small values."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -29,6 +30,12 @@ class Worker:
         return DistributedDataParallel(
             model, device_ids=[self.device] if on_gpu else None, broadcast_buffers=False
         )
+
+    def exchange(self, model: nn.Module, *, last: bool) -> AbstractContextManager:
+        """Around forward and backward of a part of a batch: gradients are averaged in the last part only."""
+        if isinstance(model, DistributedDataParallel) and not last:
+            return model.no_sync()
+        return nullcontext()
 
     def gather(self, value: V) -> list[V]:
         """Every worker's value, in the order of the ranks, on every worker."""

@@ -5,20 +5,19 @@ make_spec(configs, train split)  →  ModelSpec  →  build() → FusionModel
                                                ⇄  JSON, in the checkpoint
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mmray.config import ClassificationTarget, ModelConfig, RegressionTarget, Target, TrainConfig
 from mmray.errors import TableError
 from mmray.fusion.model import FusionModel, ModalityShape, build_model
 from mmray.learn.batches import Examples, FeatureSet, Ragged
-from mmray.learn.codes import ClassCodes, NumberCodes, TargetCodes, Vocabulary, fit_codes, usable_std
+from mmray.learn.codes import ClassCodes, NumberCodes, TargetCodes, Vocabulary, fit_codes
+from mmray.learn.statistics import Moments, Summary
 
-__all__ = ["ModelSpec", "feature_statistics", "make_spec"]
+__all__ = ["ModelSpec", "make_spec"]
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,15 @@ class ModelSpec:
             if wanted is None:
                 ragged = Ragged(self.vocabularies[name].indices(ragged.values), ragged.offsets)
             features[name] = ragged
-        targets = {
+        return Examples(features, self.encoded(data))
+
+    def encoded(self, data: FeatureSet) -> dict[str, np.ndarray]:
+        """Of the targets, those that `data` has, as in `Batch`, [N] each."""
+        return {
             name: codes.encode(data.targets[name])
             for name, codes in self.targets.items()
             if name in data.targets
         }
-        return Examples(features, targets)
 
     def to_json(self) -> dict:
         """Everything but the vocabularies, as plain JSON values."""
@@ -115,52 +117,25 @@ def make_spec(
     model: ModelConfig,
     train: TrainConfig,
     data: FeatureSet,
-    features: Sequence[str],
+    summaries: Mapping[str, Summary],
     targets: Mapping[str, Target],
     features_fingerprint: str = "",
 ) -> ModelSpec:
-    """Vocabularies, classes and scales from the train split of `data`.
+    """Vocabularies and shapes from `summaries` of the train split's features, classes from `data`.
 
     Raises:
         SamplesError: where the train split has no sample or no value of a target, or a label is unknown.
 
     """
-    in_train = data.split == "train"
     vocabularies, shapes = {}, {}
-    for name in sorted(features):
-        ragged = data.features[name]
-        if ragged.dim is None:
-            vocabularies[name] = Vocabulary.build(ragged.take(np.flatnonzero(in_train)).values)
-            shapes[name] = ModalityShape("words", len(vocabularies[name]))
+    for name, summary in sorted(summaries.items()):
+        if isinstance(summary, Moments):
+            shapes[name] = ModalityShape("vectors", len(summary.mean))
         else:
-            shapes[name] = ModalityShape("vectors", ragged.dim)
+            vocabularies[name] = Vocabulary.build(summary)
+            shapes[name] = ModalityShape("words", len(vocabularies[name]))
     codes = {
-        name: fit_codes(name, target, data.targets[name], data.sample_ids, in_train)
+        name: fit_codes(name, target, data.targets[name], data.sample_ids, data.split == "train")
         for name, target in targets.items()
     }
     return ModelSpec(model, train, shapes, codes, vocabularies, features_fingerprint)
-
-
-def feature_statistics(name: str, feature: Ragged, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over all steps of these rows, [D] float32 each; 1 for a constant.
-
-    Raises:
-        TableError: where a value is not finite.
-
-    """
-    steps = max(int(feature.lengths[rows].sum()), 1)
-    mean = sum((chunk.sum(0) for chunk in _chunks(feature, rows)), np.zeros(feature.dim or 0)) / steps
-    if not np.isfinite(mean).all():
-        raise TableError(
-            f"feature {name} holds values that are not finite in the train split "
-            "(float16 overflows at 65504: extract it as float32)"
-        )
-    squares = sum((((chunk - mean) ** 2).sum(0) for chunk in _chunks(feature, rows)), np.zeros_like(mean))
-    std = usable_std(mean, np.sqrt(squares / steps))
-    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
-
-
-def _chunks(feature: Ragged, rows: np.ndarray, size: int = 1024) -> Iterator[np.ndarray]:
-    """Steps of `size` rows at a time, float64: a whole copy of the feature could exceed memory."""
-    for start in range(0, len(rows), size):
-        yield feature.take(rows[start : start + size]).values.astype(np.float64)

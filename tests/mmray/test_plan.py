@@ -6,7 +6,7 @@ import pytest
 
 from mmray.config import ExtractConfig, ScoreConfig, TrainConfig, TuneConfig
 from mmray.errors import PlanError
-from mmray.plan import Node, Pool, places, plan_extract, plan_score, plan_train, plan_tune
+from mmray.plan import Node, Pool, places, plan_extract, plan_memory, plan_score, plan_train, plan_tune
 
 CLUSTERS = [
     [Node(1)],
@@ -126,3 +126,22 @@ def test_refusals_carry_the_arithmetic(plan, parts):
 def test_an_actor_must_fit_whole_on_one_node():
     assert places([Node(3), Node(3)], 2) == 2
     assert places([Node(10, 1)], 1, 0.5) == 2
+
+
+def test_elastic_workers_start_with_what_fits_and_need_the_least():
+    config = TrainConfig(workers=8, min_workers=2)
+    plan = plan_train(config, [Node(2), Node(1.5)])
+    assert (plan.count, plan.elastic, plan.cpus) == (3, (2, 8), 1.0)
+    assert plan_train(config, [Node(64)]).count == 8
+    with pytest.raises(PlanError, match=r"train.min_workers 2 × \(1 CPU\) needs 2 CPU"):
+        plan_train(config, [Node(1)])
+
+
+def test_the_memory_of_a_worker_is_its_share_of_a_quarter_of_the_smallest_node():
+    nodes = [Node(4, memory=16e9), Node(2, memory=4e9)]
+    plan = plan_train(TrainConfig(workers=6), nodes)
+    assert plan_memory(TrainConfig(), plan, nodes) == 4e9 / 4 / 2
+    assert plan_memory(TrainConfig(memory_budget_mb=100), plan, nodes) == 100e6
+    assert plan_memory(TrainConfig(), plan_train(TrainConfig(workers=1), [Node(4)]), [Node(4)]) == float(
+        "inf"
+    )

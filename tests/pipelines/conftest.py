@@ -1,7 +1,7 @@
 """Small projects for the stages: real clips to extract from, and a feature table to learn from."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,13 +115,27 @@ def table_project(tmp_path) -> Project:
     """
 
     def project(*overrides: str, name: str = "out") -> Config:
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(TABLE_CONFIG.format(output=tmp_path / name))
-        config = load_config(path, overrides)
-        _write_features(config)
-        return config
+        return _make_table_project(tmp_path, overrides, name)
 
     return project
+
+
+@pytest.fixture(scope="module")
+def shared_table_project(tmp_path_factory) -> Project:
+    """The same for what several tests of a module look at."""
+
+    def project(*overrides: str, name: str = "out") -> Config:
+        return _make_table_project(tmp_path_factory.mktemp("table"), overrides, name)
+
+    return project
+
+
+def _make_table_project(folder: Path, overrides: Sequence[str], name: str) -> Config:
+    path = folder / f"{name}.yaml"
+    path.write_text(TABLE_CONFIG.format(output=folder / name))
+    config = load_config(path, overrides)
+    _write_features(config)
+    return config
 
 
 def _write_features(config: Config, sizes: tuple[int, ...] = (64, 64, 64, 11)) -> None:

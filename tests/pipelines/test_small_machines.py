@@ -20,10 +20,11 @@ done = {{"fused": extract(load_config(path))}}
 overrides = [f"output={{load_config(path).output}}-split", "extract.placement=split", *{split!r}]
 done["split"] = extract(load_config(path, overrides))
 done["train"] = train(load_config(path, ["train.workers=2", "train.baselines=true"]))
+done["streamed"] = train(load_config(path, ["train.workers=2", "train.memory_budget_mb=0.001"]))
 done["score"] = score(load_config(path))
 done["tune"] = tune(load_config(path))
 rows = {{stage: summary.get("rows") or summary.get("trials") for stage, summary in done.items()}}
-print(json.dumps({{**rows, "train": len(rows["train"])}}))
+print(json.dumps({{**rows, "train": len(rows["train"]), "streamed": len(rows["streamed"])}}))
 """
 
 CONFIG = """
@@ -51,4 +52,11 @@ def test_every_stage_ends(cpus, split, clips, tmp_path):
     assert run.returncode == 0, run.stderr[-3000:]
     told = json.loads(run.stdout.splitlines()[-1])
     samples = len(clips.faults)
-    assert told == {"fused": samples, "split": samples, "train": 4, "score": samples, "tune": 1}
+    assert told == {
+        "fused": samples,
+        "split": samples,
+        "train": 4,
+        "streamed": 4,
+        "score": samples,
+        "tune": 1,
+    }
