@@ -9,9 +9,11 @@ import importlib.metadata
 import json
 from typing import Any
 
-from mmray.config import Config, FramesFeature, TextFeature
+from mmray.config import Config, FramesFeature, ImportedFeature, TextFeature
 from mmray.encode.weights import weights_fingerprint
 from mmray.errors import TableError
+from mmray.partitions import done_partitions
+from mmray.storage import Storage
 from mmray.tables import SCHEMA_VERSION
 
 __all__ = ["difference", "feature_spec", "hash_of", "require_same"]
@@ -29,11 +31,30 @@ def feature_spec(config: Config) -> dict[str, Any]:
             features[name]["weights"] = weights
         elif isinstance(feature, TextFeature):
             features[name]["model"] = weights_fingerprint(feature.model)
+        elif isinstance(feature, ImportedFeature):
+            features[name]["path"] = _content_of(config, feature.path or config.samples.manifest)
     return {
         "schema_version": SCHEMA_VERSION,
         "features": features,
         "decoders": {name: _version(name) for name in DECODERS},
     }
+
+
+def _content_of(config: Config, source: str) -> str:
+    """What an imported feature was read from: a file's sha256, or a feature table's own fingerprints.
+
+    Raises:
+        StorageError, TableError: where it is not there, or not finished.
+    """
+    storage = Storage(config.storage)
+    if done_partitions(storage, source):
+        made_with, summary = (storage.read_json(f"{source}/_{what}.json") for what in ("spec", "summary"))
+        if made_with is None or summary is None:
+            raise TableError(f"{source}: there is no finished feature table here")
+        return f"table:{made_with['fingerprint']}:{summary.get('samples')}"
+    filesystem, path = storage.filesystem(source)
+    with storage.faults(source), filesystem.open(path, "rb") as opened:
+        return f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()[:16]}"  # pyright: ignore
 
 
 def hash_of(value: Any) -> str:

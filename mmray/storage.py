@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmray.config import Config, FramesFeature, StorageConfig, TextFeature, override
+from mmray.config import Config, FramesFeature, ImportedFeature, StorageConfig, TextFeature, override
 from mmray.errors import MediaError, StorageError
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def absolute_paths(config: Config) -> Config:
             paths[f"features.{name}.weights"] = feature.weights
         if isinstance(feature, TextFeature) and os.path.exists(os.path.expanduser(feature.model)):
             paths[f"features.{name}.model"] = feature.model
+        if isinstance(feature, ImportedFeature) and feature.path:
+            paths[f"features.{name}.path"] = feature.path
     return override(config, {dotted: absolute(path) for dotted, path in paths.items()})
 
 

@@ -98,6 +98,16 @@ def extract(
     _tell(run_extract(loaded, address), as_json, lambda done: console.show("extract", done, str(config)))
 
 
+@app.command("import-features")
+def import_features(config: ConfigPath, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Features made elsewhere (.pkl, .npz, .h5, tables) → feature table, on this machine."""
+    loaded = _load(config, overrides)
+    from pipelines import console
+    from pipelines.import_features import import_features as run_import
+
+    _tell(run_import(loaded), as_json, lambda done: console.show("import", done, str(config)))
+
+
 @app.command()
 def train(
     config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False

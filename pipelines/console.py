@@ -107,6 +107,15 @@ def _show_extract(summary: Mapping[str, Any]) -> None:
         out.print(f"  actors   {pools} ({summary['placement']}); seconds in all of them: {stages}")
 
 
+def _show_import(summary: Mapping[str, Any]) -> None:
+    here = summary["rows_this_run"]
+    splits = ", ".join(f"{name or 'no split'} {count}" for name, count in sorted(summary["splits"].items()))
+    out.print(f"  rows     {summary['rows']} ({splits}) in {summary['partitions']} files; {here} done now")
+    out.print(f"  failed   {summary['failed_rows']} rows")
+    if summary["failures"]:
+        out.print(failure_table(summary["failures"]))
+
+
 def _show_train(summary: Mapping[str, Any]) -> None:
     out.print(
         f"  epochs   {len(summary['history'])}, best {summary['best_epoch']} by {summary['monitor']}; "
@@ -127,9 +136,16 @@ def _show_score(summary: Mapping[str, Any]) -> None:
     out.print(f"  without  {summary['unpredicted']} rows had nothing to predict from")
 
 
-_SHOW = {"extract": _show_extract, "train": _show_train, "tune": _show_tune, "score": _show_score}
+_SHOW = {
+    "extract": _show_extract,
+    "import": _show_import,
+    "train": _show_train,
+    "tune": _show_tune,
+    "score": _show_score,
+}
 _NEXT = {
     "extract": "mmray train {config}",
+    "import": "mmray train {config}",
     "train": "mmray score {config}",
     "tune": "mmray train {best_config}",
     "score": "mmray report {config}",

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmray.config import Config
-from mmray.errors import BudgetError
+from mmray.errors import BudgetError, TableError
 from mmray.fingerprint import feature_spec, hash_of, require_same
 from mmray.partitions import done_partitions, read_partition, write_partition
 from mmray.plan import ExtractPlan, plan_extract
@@ -34,10 +34,13 @@ def extract(config: Config, address: str | None = None) -> dict[str, Any]:
     """Bring the feature table to completion and return its summary.
 
     Raises:
-        SamplesError, StorageError, TableError, PlanError: before anything is computed.
+        SamplesError, StorageError, TableError, PlanError: before anything is computed; TableError also where
+            the features are imported ones.
         BudgetError: when too large a share of the samples failed.
     """
     config = absolute_paths(config)
+    if imported := [name for name, feature in config.features.items() if feature.kind == "imported"]:
+        raise TableError(f"features {', '.join(imported)} are imported; run `mmray import-features`")
     storage, folder = Storage(config.storage), features_folder(config)
     plan = plan_samples(config, storage, f"{folder}/_plan")
     spec = feature_spec(config)

@@ -14,7 +14,14 @@ is answered in a fraction of a second.
 """
 
 from mmray.config.base import Section
-from mmray.config.features import Feature, FramesFeature, MelFeature, TextFeature, TokensFeature
+from mmray.config.features import (
+    Feature,
+    FramesFeature,
+    ImportedFeature,
+    MelFeature,
+    TextFeature,
+    TokensFeature,
+)
 from mmray.config.model import (
     ConcatFusion,
     Encoder,
@@ -41,6 +48,7 @@ __all__ = [
     "Feature",
     "FramesFeature",
     "Fusion",
+    "ImportedFeature",
     "LateFusion",
     "MelFeature",
     "MlpEncoder",

@@ -18,6 +18,13 @@ def broken_rules(config: Config) -> list[tuple[str, str]]:
             hint = did_you_mean(name, config.features)
             faults.append((f"model.encoders.{name}", f"no feature has this name{hint}"))
     faults += _clashing(config)
+    imported = {name for name, feature in config.features.items() if feature.kind == "imported"}
+    if imported and (others := sorted(config.features.keys() - imported)):
+        extracted = ", ".join(others)
+        faults += [
+            (f"features.{name}", f"is imported, {extracted} not: extract those first, then import that table")
+            for name in sorted(imported)
+        ]
     if config.train.monitor != "loss":
         target, _, metric = config.train.monitor.partition("/")
         metrics = {

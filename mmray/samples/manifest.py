@@ -28,7 +28,7 @@ from mmray.errors import SamplesError, StorageError, TableError
 from mmray.storage import SCHEMES, Storage, absolute, join, parent, scheme_of
 from mmray.tables import sample_schema
 
-__all__ = ["SPLITS", "SamplePlan", "plan_samples"]
+__all__ = ["SPLITS", "SamplePlan", "plan_samples", "read_rows"]
 
 SPLITS = ("train", "val", "test")
 PARTITIONS_PER_FILE = 128
@@ -179,7 +179,7 @@ def _checked_rows(config: Config, storage: Storage) -> Iterator[dict]:
     hashes = array("Q")
     given_split = drawn_split = False
 
-    for line, raw in _raw_rows(manifest, storage):
+    for line, raw in read_rows(manifest, storage):
         seen_columns.update(raw)
         row, row_faults = _convert(raw, theirs, config, folder)
         given_split |= row["split"] is not None
@@ -316,7 +316,7 @@ def _duplicates(hashes: array, manifest: str, storage: Storage, column: str) -> 
     if not suspects:
         return []
     lines: dict[str, list[int]] = {}
-    for line, raw in _raw_rows(manifest, storage):
+    for line, raw in read_rows(manifest, storage):
         with contextlib.suppress(ValueError):  # an id of another type is a fault of its own
             if _hash(sample_id := _label(raw.get(column))) in suspects:
                 lines.setdefault(sample_id, []).append(line)
@@ -331,7 +331,7 @@ def _duplicates(hashes: array, manifest: str, storage: Storage, column: str) -> 
 # ------------------------------------------------------------------------------------ reading
 
 
-def _raw_rows(manifest: str, storage: Storage) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(manifest: str, storage: Storage) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line or row number, {column: value}) of a manifest, streamed."""
     readers = {"jsonl": _jsonl, "ndjson": _jsonl, "csv": _csv, "parquet": _parquet, "pq": _parquet}
     extension = manifest.rpartition(".")[2].lower()
