@@ -114,6 +114,7 @@ class Preparation:
             geometry = self.geometries[name]
             if feature.source == "image":
                 return Step(*decode_image(path, geometry))
+            assert isinstance(feature, FramesFeature), "imported features are not extracted"
             return Step(*decode_frames(path, frames=feature.frames, resize=geometry, **segment))
 
 

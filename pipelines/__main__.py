@@ -47,6 +47,7 @@ class Stage(StrEnum):
     extract = "extract"
     train = "train"
     tune = "tune"
+    compare = "compare"
     score = "score"
     report = "report"
     run = "run"
@@ -130,6 +131,18 @@ def tune(
     from pipelines.tune import tune as run_tune
 
     _tell(run_tune(loaded, address), as_json, lambda done: console.show("tune", done, str(config)))
+
+
+@app.command()
+def compare(
+    config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
+) -> None:
+    """Several models and seeds → one table of what each is worth, as Ray tasks; goes on where it was."""
+    loaded = _load(config, overrides)
+    from pipelines import console
+    from pipelines.compare import compare as run_compare
+
+    _tell(run_compare(loaded, address), as_json, lambda done: console.show("compare", done, str(config)))
 
 
 @app.command()

@@ -136,7 +136,25 @@ def _show_score(summary: Mapping[str, Any]) -> None:
     out.print(f"  without  {summary['unpredicted']} rows had nothing to predict from")
 
 
+def _show_compare(summary: Mapping[str, Any]) -> None:
+    out.print(
+        f"  runs     {summary['runs']}; {summary['runs_now']} done now in {summary['seconds']:.1f} s; "
+        f"variants chosen on val by {summary['monitor']}"
+    )
+    rows = [
+        {
+            **row,
+            "metrics": {name: value["mean"] for name, value in row["metrics"].items()},
+            "model": row["model"] + (f" ({row['seeds']} seeds)" if row["seeds"] else ""),
+        }
+        for row in summary["rows"]
+    ]
+    out.print(results_table(rows))
+    out.print(f"  table    {summary['table']}")
+
+
 _SHOW = {
+    "compare": _show_compare,
     "extract": _show_extract,
     "import": _show_import,
     "train": _show_train,
@@ -146,6 +164,7 @@ _SHOW = {
 _NEXT = {
     "extract": "mmray train {config}",
     "import": "mmray train {config}",
+    "compare": "mmray report {config}",
     "train": "mmray score {config}",
     "tune": "mmray train {best_config}",
     "score": "mmray report {config}",

@@ -64,6 +64,7 @@ def import_features(config: Config) -> dict[str, Any]:
         "failures": [{"modality": m, "reason": r, "count": n} for (m, r), n in failures.most_common()],
         "seconds": round(time.perf_counter() - start, 3),
         "rows_this_run": plan.rows,
+        "stage_seconds": {},
         "partitions": plan.partitions,
         "fingerprint": hash_of(spec),
         "samples": plan.digest,

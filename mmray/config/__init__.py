@@ -37,10 +37,11 @@ from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, SplitConfig, StorageConfig
 from mmray.config.sections import Config
 from mmray.config.targets import ClassificationTarget, RegressionTarget, Target
-from mmray.config.training import Space, TrainConfig, TuneConfig
+from mmray.config.training import CompareConfig, Space, TrainConfig, TuneConfig
 
 __all__ = [
     "ClassificationTarget",
+    "CompareConfig",
     "ConcatFusion",
     "Config",
     "Encoder",

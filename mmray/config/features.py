@@ -82,7 +82,7 @@ class ImportedFeature(Section):
     """A .pkl, .npz, .h5, .csv, .jsonl or .parquet file, or the folder of a feature table, joined by
     `sample_id`; default: samples.manifest itself."""
     array: str | None = None
-    """Its name there; default: the feature's own. A table may have it as numbered columns, text_0, text_1 …"""
+    """Its name there; default: the feature's own. A table may have it as numbered columns, text_0, text_1."""
     lengths: str | None = None
     """The array of how many steps of each row are real; default: `<array>_lengths`, where there is one."""
     trim_zeros: bool = True

@@ -8,7 +8,7 @@ from mmray.config.model import ModelConfig
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, StorageConfig
 from mmray.config.targets import Target
-from mmray.config.training import TrainConfig, TuneConfig
+from mmray.config.training import CompareConfig, TrainConfig, TuneConfig
 
 
 class Config(Section):
@@ -24,6 +24,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
+    compare: CompareConfig = CompareConfig()
     score: ScoreConfig = ScoreConfig()
 
     def path(self, *parts: str) -> str:

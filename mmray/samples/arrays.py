@@ -54,7 +54,7 @@ def read_columns(path: str, storage: Storage) -> Columns:
     readers = {"pkl": _pickle, "pickle": _pickle, "npz": _npz, "h5": _hdf5, "hdf5": _hdf5}
     if extension not in readers:
         raise SamplesError(
-            f"{path}: arrays are read from .pkl, .npz, .h5, .csv, .jsonl, .parquet or a feature table's folder"
+            f"{path}: arrays are read from .pkl, .npz, .h5, .csv, .jsonl, .parquet or a feature table"
         )
     return _side_by_side(path, readers[extension](path, storage.read(path)))
 
@@ -185,7 +185,8 @@ def _hdf5(path: str, data: bytes) -> dict[str, Any]:
 
     def take(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            flat[name] = item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
+            texts = h5py.check_string_dtype(item.dtype)
+            flat[name] = np.asarray(item.asstr()[()] if texts else item[()])
 
     try:
         with h5py.File(io.BytesIO(data), "r") as file:

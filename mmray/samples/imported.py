@@ -183,7 +183,9 @@ def in_context(
         raise SamplesError(
             f"context {pattern!r}: {len(strange)} ids do not match, for example {', '.join(strange[:3])}"
         )
-    means = [None if isinstance(step, MediaError) else np.mean(step.value, axis=0) for step in own]
+    means = [
+        None if isinstance(step, MediaError) else np.mean(np.asarray(step.value), axis=0) for step in own
+    ]
     recordings: dict[tuple, list[tuple[str, int]]] = defaultdict(list)
     keys = [(match and match[1], split) for match, split in zip(cut, splits)]
     for row, (match, key) in enumerate(zip(cut, keys)):
