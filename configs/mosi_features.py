@@ -3,10 +3,10 @@
     python configs/mosi_features.py ../shared/data/mosi runs/mosi
 
 writes `features.npz` (a row an utterance: id, split, sentiment, text [100], audio [73], video [100]) and
-`transcripts.jsonl` (sample_id, text, sentiment, split), from the files of Poria et al. 2017, "Context-dependent
-sentiment analysis in user-generated videos": train of 62 videos, test of 31. There is no validation split: of
-the 62 videos the 13 with the lowest hash of their names are held out, whole. Utterances of one video have one
-speaker and one opinion, so that a split across videos would let validation see what training saw.
+`transcripts.jsonl` (sample_id, text, sentiment, split). The files are those of Poria et al. 2017, "Context-
+dependent sentiment analysis in user-generated videos": train of 62 videos, test of 31, no validation split.
+Of the 62 videos the 13 with the lowest hash of their names are held out, whole: the utterances of a video
+have one speaker and mostly one opinion, and a split across videos would let validation see what training saw.
 """
 
 import argparse

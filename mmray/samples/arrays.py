@@ -71,7 +71,8 @@ def _side_by_side(path: str, tree: Any) -> Columns:
     if not set(tree) <= set(SPLIT_NAMES):
         return _equally_long(path, {name: column for name, column in tree.items() if _has_rows(column)})
     parts = []
-    for split, columns in tree.items():
+    for split in sorted(tree, key=list(SPLIT_NAMES).index):
+        columns = tree[split]
         if not isinstance(columns, Mapping):
             raise SamplesError(f"{path}: {split} holds no named arrays")
         part = _equally_long(f"{path}: {split}", {k: c for k, c in columns.items() if _has_rows(c)})
