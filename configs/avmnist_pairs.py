@@ -1,6 +1,7 @@
 """Spoken digits (FSDD) and written ones (MNIST), paired by label → the manifest of `configs/avmnist.yaml`.
 
-    python configs/avmnist_pairs.py ../shared/data/fsdd/fsdd_recordings.tar.gz ../shared/data/mnist10k.npz runs/avmnist
+    data=../shared/data
+    python configs/avmnist_pairs.py $data/fsdd/fsdd_recordings.tar.gz $data/mnist10k.npz runs/avmnist
 
 writes a wav and a png a sample, and `manifest.jsonl` (sample_id, audio, image, digit, split). A recording
 `{digit}_{speaker}_{index}.wav` is in FSDD's own test split where index < 5, here in validation where it is

@@ -4,8 +4,8 @@
 
 A sentence of GRID (Cooke et al. 2006, "An audio-visual corpus for speech perception and automatic speech
 recognition") is command, colour, preposition, letter, digit, adverb: the row is the segment of its digit,
-or of its letter. The clips of each digit (letter) are dealt into five groups in the order of their names; fold k tests on group k,
-validates on group k + 1 and trains on the other three. Five folds test every clip once.
+or of its letter. The clips of each are dealt into five groups in the order of their names; fold k tests on
+group k, validates on group k + 1 and trains on the other three. Five folds test every clip once.
 """
 
 import argparse
