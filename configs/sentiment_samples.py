@@ -3,8 +3,8 @@
     python configs/sentiment_samples.py runs/sentiment/data --samples 240
 
 The samples are the demo's (`mmray.samples.clips`): a drawn face, here the last picture of its clip; tone
-pulses; a sentence. The picture shows pleasant or unpleasant, the sound aroused or quiet, the words hint at one of
-the two: only together they tell which of four sentiments it is. Replace manifest.jsonl by your own.
+pulses; a sentence. The picture shows pleasant or unpleasant, the sound aroused or quiet, the words hint at
+one of the two: only together they tell which of four sentiments it is. Replace manifest.jsonl by your own.
 """
 
 import argparse
