@@ -32,7 +32,7 @@ def feature_spec(config: Config) -> dict[str, Any]:
         elif isinstance(feature, TextFeature):
             features[name]["model"] = weights_fingerprint(feature.model)
         elif isinstance(feature, ImportedFeature):
-            features[name]["path"] = _content_of(config, feature.path or config.samples.manifest)
+            features[name]["path"] = _content_of(config, config.imported_from(feature))
     return {
         "schema_version": SCHEMA_VERSION,
         "features": features,

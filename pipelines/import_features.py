@@ -135,7 +135,7 @@ def _of_samples(
     sources: dict[str, Columns],
 ) -> list[Step]:
     """A feature of every sample, in their order; `absent` where its source has no such id."""
-    path = feature.path or config.samples.manifest
+    path = config.imported_from(feature)
     if path not in sources:
         sources[path] = read_columns(path, storage)
     renamed = config.samples.columns if path == config.samples.manifest else {}

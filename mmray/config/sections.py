@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from mmray.config.base import Name, Section
-from mmray.config.features import MEDIA_SOURCES, Feature
+from mmray.config.features import MEDIA_SOURCES, Feature, ImportedFeature
 from mmray.config.model import ModelConfig
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, StorageConfig
@@ -30,6 +30,10 @@ class Config(Section):
     def path(self, *parts: str) -> str:
         """Where something below `output` is: `features` → `runs/demo/features`."""
         return "/".join([self.output.rstrip("/"), *parts])
+
+    def imported_from(self, feature: ImportedFeature) -> str:
+        """The file or feature table an imported feature is read from."""
+        return feature.path or self.samples.manifest
 
     def source_columns(self) -> list[str]:
         """Media columns the features read, in a fixed order; `audio` may also come from `video`."""
