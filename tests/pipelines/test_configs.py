@@ -55,7 +55,7 @@ def test_mosi_holds_whole_train_videos_out(shared_data):
     assert not set(videos["val"]) & set(videos["train"])
     # The transcripts' own labels, which the script does not read, are those of the feature files.
     told = pd.read_csv(shared_data / "mosi" / "transcripts.csv", header=None, index_col=0)
-    assert (told[3][columns["id"]].to_numpy() == (columns["sentiment"] == "positive")).all()
+    assert (told.loc[columns["id"], 3].to_numpy() == (columns["sentiment"] == "positive")).all()
     assert texts == told[1][columns["id"]].tolist()
 
 

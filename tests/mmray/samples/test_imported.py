@@ -64,14 +64,17 @@ def test_a_row_in_context_holds_its_recording_in_order_with_itself_at_time_zero(
     # Two recordings, places out of order and past 9; one row without the feature; one in another split.
     ids = ["v_10", "v_2", "w_1", "v_1", "v_3", "v_4"]
     splits = ["train", "train", "train", "train", "train", "test"]
-    own = [ImportedStep(np.array([[row, 0.0], [row, 2.0]])) for row in range(6)]
+    own: list = [ImportedStep(np.array([[row, 0.0], [row, 2.0]])) for row in range(6)]
     own[4] = MediaError("corrupt", "noise")
-    v_10, v_2, w_1, v_1, v_3, v_4 = in_context("(.+)_([0-9]+)", ids, splits, own)
+    v_10, v_2, w_1, v_1, v_3, v_4 = list(in_context("(.+)_([0-9]+)", ids, splits, own))
     assert v_3 is own[4]
     for step, order, place in [(v_10, [3, 1, 0], 2), (v_2, [3, 1, 0], 1), (v_1, [3, 1, 0], 0),
                                (w_1, [2], 0), (v_4, [5], 0)]:  # fmt: skip
+        assert isinstance(step, ImportedStep)
         np.testing.assert_array_equal(step.value, [[row, 1.0] for row in order])
-        times = step.start_s + step.step_s * np.arange(len(order))
+        assert step.start_s is not None
+        times = step.start_s + np.arange(len(order))
+        assert step.step_s == 1
         assert times[place] == 0
     with pytest.raises(SamplesError, match="1 ids do not match, for example x"):
         list(in_context("(.+)_([0-9]+)", ["v_1", "x"], [None, None], own[:2]))
