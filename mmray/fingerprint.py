@@ -15,6 +15,7 @@ from mmray.config.features import WEIGHTS_FIELD
 from mmray.decode.choice import choose_decoders, decoder_versions
 from mmray.encode.weights import local_weights, weights_fingerprint
 from mmray.errors import TableError
+from mmray.partitions import done_partitions
 from mmray.storage import Storage, scheme_of
 from mmray.tables import SCHEMA_VERSION
 
@@ -41,6 +42,8 @@ def feature_spec(config: Config, made_with: Mapping[str, Any] | None = None) -> 
             if scheme_of(weights) == "s3":
                 weights = local_weights(weights, Storage(config.storage))
             features[name][field] = weights_fingerprint(weights, seed)
+        elif feature.kind == "imported":
+            features[name]["path"] = _content_of(config, config.imported_from(feature))
     return {
         "schema_version": SCHEMA_VERSION,
         "features": features,
@@ -54,6 +57,23 @@ def _decoders(setting: str, made_with: Mapping[str, Any] | None) -> dict[str, An
         return decoder_versions(choose_decoders(setting))
     made = made_with["decoders"]
     return made if setting in ("auto", made.get("frames")) else {**made, "frames": setting}
+
+
+def _content_of(config: Config, source: str) -> str:
+    """What an imported feature was read from: a file's sha256, or a feature table's own fingerprints.
+
+    Raises:
+        StorageError, TableError: where it is not there, or not finished.
+    """
+    storage = Storage(config.storage)
+    if done_partitions(storage, source):
+        made_with, summary = (storage.read_json(f"{source}/_{what}.json") for what in ("spec", "summary"))
+        if made_with is None or summary is None:
+            raise TableError(f"{source}: there is no finished feature table here")
+        return f"table:{made_with['fingerprint']}:{summary.get('samples')}"
+    filesystem, path = storage.filesystem(source)
+    with storage.faults(source), filesystem.open(path, "rb") as opened:
+        return f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()[:16]}"  # pyright: ignore
 
 
 def hash_of(value: Any) -> str:

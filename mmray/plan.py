@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from mmray.config import ExtractConfig, ScoreConfig, TrainConfig, TuneConfig
 from mmray.errors import PlanError
 
-__all__ = ["Node", "Pool", "Workers", "plan_extract", "plan_memory", "plan_score", "plan_train", "plan_tune"]
+__all__ = [
+    "Node",
+    "Pool",
+    "Workers",
+    "plan_compare",
+    "plan_extract",
+    "plan_memory",
+    "plan_score",
+    "plan_train",
+    "plan_tune",
+]
 
 
 @dataclass(frozen=True)
@@ -190,6 +200,18 @@ def plan_tune(config: TuneConfig, nodes: list[Node]) -> int:
         pool = Pool(wanted, config.cpus_per_trial, config.gpus_per_trial)
         raise PlanError(_refusal("tune", [("tune.concurrent", pool)], nodes))
     return min(wanted, config.trials)
+
+
+def plan_compare(nodes: list[Node], cpus: float) -> Pool:
+    """As many runs of a comparison at once as the nodes hold.
+
+    Raises:
+        PlanError: if not even one fits.
+    """
+    pool = Pool(max(1, places(nodes, cpus)), cpus)
+    if not places(nodes, cpus):
+        raise PlanError(_refusal("compare", [("a run", pool)], nodes))
+    return pool
 
 
 def _without(nodes: list[Node], pool: Pool) -> list[Node] | None:

@@ -107,9 +107,10 @@ def absolute_paths(config: Config) -> Config:
     if config.train.initialize_from:
         paths["train.initialize_from"] = config.train.initialize_from
     for name, feature in config.features.items():
-        field = WEIGHTS_FIELD.get(feature.kind)
-        if field and os.path.exists(os.path.expanduser(getattr(feature, field))):
-            paths[f"features.{name}.{field}"] = getattr(feature, field)
+        field = "path" if feature.kind == "imported" else WEIGHTS_FIELD.get(feature.kind)
+        path = getattr(feature, field) if field else None
+        if path and os.path.exists(os.path.expanduser(path)):
+            paths[f"features.{name}.{field}"] = path
     return override(
         config,
         {

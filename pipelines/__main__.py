@@ -47,6 +47,7 @@ class Stage(StrEnum):
     extract = "extract"
     train = "train"
     tune = "tune"
+    compare = "compare"
     score = "score"
     report = "report"
     run = "run"
@@ -105,6 +106,16 @@ def extract(
     _tell(summary, as_json, lambda done: console.show("extract", done, str(config)))
 
 
+@app.command("import-features")
+def import_features(config: ConfigPath, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Features made elsewhere (.pkl, .npz, .h5, tables) → feature table, on this machine."""
+    loaded = _load(config, overrides)
+    from pipelines import console
+    from pipelines.import_features import import_features as run_import
+
+    _tell(run_import(loaded), as_json, lambda done: console.show("import", done, str(config)))
+
+
 @app.command()
 def train(
     config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
@@ -127,6 +138,18 @@ def tune(
     from pipelines.tune import tune as run_tune
 
     _tell(run_tune(loaded, address), as_json, lambda done: console.show("tune", done, str(config)))
+
+
+@app.command()
+def compare(
+    config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
+) -> None:
+    """Several models and seeds → one table of what each is worth, as Ray tasks; goes on where it was."""
+    loaded = _load(config, overrides)
+    from pipelines import console
+    from pipelines.compare import compare as run_compare
+
+    _tell(run_compare(loaded, address), as_json, lambda done: console.show("compare", done, str(config)))
 
 
 @app.command()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray.config import Config
-from mmray.errors import PlanError, SamplesError
+from mmray.errors import PlanError, SamplesError, TableError
 from mmray.plan import ExtractPlan, Node, plan_extract, plan_score, plan_train, plan_tune
 from mmray.samples.plan import SamplePlan, plan_samples
 from mmray.storage import Storage, absolute, parent, scheme_of
@@ -32,6 +32,8 @@ def check(config: Config) -> dict[str, Any]:
     Raises:
         MmrayError: the first thing that would stop a run.
     """
+    if imported := [name for name, feature in config.features.items() if feature.kind == "imported"]:
+        raise TableError(f"features {', '.join(imported)} are imported: `mmray import-features` checks them")
     storage = Storage(config.storage)
     _require_writable(storage, config.output)
     with tempfile.TemporaryDirectory() as folder:

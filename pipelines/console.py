@@ -117,6 +117,15 @@ def _show_extract(summary: Mapping[str, Any]) -> None:
         out.print(f"  cost     {summary['cost_per_1000']:.4g} per 1,000 samples")
 
 
+def _show_import(summary: Mapping[str, Any]) -> None:
+    here = summary["rows_this_run"]
+    splits = ", ".join(f"{name or 'no split'} {count}" for name, count in sorted(summary["splits"].items()))
+    out.print(f"  rows     {summary['rows']} ({splits}) in {summary['partitions']} files; {here} done now")
+    out.print(f"  failed   {summary['failed_rows']} rows")
+    if summary["failures"]:
+        out.print(failure_table(summary["failures"]))
+
+
 def _show_train(summary: Mapping[str, Any]) -> None:
     out.print(
         f"  epochs   {len(summary['history'])}, best {summary['best_epoch']} by {summary['monitor']}; "
@@ -139,9 +148,35 @@ def _show_score(summary: Mapping[str, Any]) -> None:
     out.print(f"  without  {summary['unpredicted']} rows had nothing to predict from")
 
 
-_SHOW = {"extract": _show_extract, "train": _show_train, "tune": _show_tune, "score": _show_score}
+def _show_compare(summary: Mapping[str, Any]) -> None:
+    out.print(
+        f"  runs     {summary['runs']}; {summary['runs_now']} done now in {summary['seconds']:.1f} s; "
+        f"variants chosen on val by {summary['monitor']}"
+    )
+    rows = [
+        {
+            **row,
+            "metrics": {name: value["mean"] for name, value in row["metrics"].items()},
+            "model": row["model"] + (f" ({row['seeds']} seeds)" if row["seeds"] else ""),
+        }
+        for row in summary["rows"]
+    ]
+    out.print(results_table(rows))
+    out.print(f"  table    {summary['table']}")
+
+
+_SHOW = {
+    "compare": _show_compare,
+    "extract": _show_extract,
+    "import": _show_import,
+    "train": _show_train,
+    "tune": _show_tune,
+    "score": _show_score,
+}
 _NEXT = {
     "extract": "mmray train {config}",
+    "import": "mmray train {config}",
+    "compare": "mmray report {config}",
     "train": "mmray score {config}",
     "tune": "mmray train {best_config}",
     "score": "mmray report {config}",

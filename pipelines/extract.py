@@ -14,6 +14,7 @@ from typing import Any
 
 from mmray.accounting import Tally, cost, rates
 from mmray.config import Config
+from mmray.errors import TableError
 from mmray.fingerprint import feature_spec, hash_of, require_same
 from mmray.partitions import done_partitions, read_notes
 from mmray.plan import ExtractPlan, Node, plan_extract
@@ -30,11 +31,14 @@ def extract(config: Config, address: str | None = None, *, retry_failed: bool = 
     With `retry_failed`, rows of finished partitions that have a failure are done again as well.
 
     Raises:
-        ConfigError, SamplesError, StorageError, TableError, PlanError: before anything is computed.
+        ConfigError, SamplesError, StorageError, TableError, PlanError: before anything is computed;
+            TableError also where the features are imported ones.
         BudgetError: when too large a share of the samples failed.
         WorkerError: when actors die again and again.
     """
     config = absolute_paths(config)
+    if imported := [name for name, feature in config.features.items() if feature.kind == "imported"]:
+        raise TableError(f"features {', '.join(imported)} are imported; run `mmray import-features`")
     storage, folder = Storage(config.storage), features_folder(config)
     plan = plan_samples(config, storage, f"{folder}/_plan")
     finished, spec = _compare_with_disk(config, storage, folder, plan, retry_failed)

@@ -27,6 +27,7 @@ from mmray.explain.plots import confusion_figure, scatter_figure, scores_figure,
 from mmray.partitions import read_table
 from mmray.storage import Storage
 from mmray.tables import errors_of
+from pipelines.compare import plots
 
 __all__ = ["write_report"]
 
@@ -64,6 +65,7 @@ def write_report(output: str, storage: Storage, config: Config) -> str:
         score_plots=_score_plots(config, train),
         predictions=train
         and _predictions(config, storage, f"{output}/predictions/{train['model_fingerprint']}"),
+        comparison=_comparison(storage, f"{output}/compare/_summary.json"),
         trials=_trials(storage, f"{output}/tune/trials.csv"),
         max_lines=LINES,
     )
@@ -231,6 +233,13 @@ def _prediction_figure(target: Target, name: str, pairs: Counter) -> Figure:
 
 
 # ------------------------------------------------------------------------------------ the rest
+
+
+def _comparison(storage: Storage, summary: str) -> dict[str, Any] | None:
+    found = storage.read_json(summary)
+    if found is None:
+        return None
+    return {"table": found["rows"], "plots": [Markup(svg) for svg in plots(found["rows"]).values()]}
 
 
 def _trials(storage: Storage, table: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from mmray.config import Config
 from mmray.storage import Storage
 from pipelines import console
 from pipelines.extract import extract
+from pipelines.import_features import import_features
 from pipelines.report import write_report
 from pipelines.score import score
 from pipelines.train import train
@@ -16,7 +17,9 @@ __all__ = ["run_all", "run_stages"]
 
 def run_stages(config: Config, address: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Run every stage on a config, each going on where it was left; (stage, summary) as each ends."""
-    for name, stage in (("extract", extract), ("train", train), ("score", score)):
+    imported = all(feature.kind == "imported" for feature in config.features.values())
+    yield ("import", import_features(config)) if imported else ("extract", extract(config, address))
+    for name, stage in (("train", train), ("score", score)):
         yield name, stage(config, address)
     yield "report", {"output": write_report(config.output, Storage(config.storage), config)}
 

@@ -17,6 +17,7 @@ from mmray.config.base import Section
 from mmray.config.features import (
     Feature,
     FramesFeature,
+    ImportedFeature,
     MelFeature,
     MfccFeature,
     SpectrogramFeature,
@@ -41,10 +42,11 @@ from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, SplitConfig, StorageConfig
 from mmray.config.sections import Config
 from mmray.config.targets import ClassificationTarget, RegressionTarget, Target
-from mmray.config.training import Space, TrainConfig, TuneConfig
+from mmray.config.training import CompareConfig, Space, TrainConfig, TuneConfig
 
 __all__ = [
     "ClassificationTarget",
+    "CompareConfig",
     "ConcatFusion",
     "Config",
     "Encoder",
@@ -52,6 +54,7 @@ __all__ = [
     "Feature",
     "FramesFeature",
     "Fusion",
+    "ImportedFeature",
     "LateFusion",
     "MelFeature",
     "MfccFeature",

@@ -1,5 +1,6 @@
 """What is taken from the media of a sample."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -175,6 +176,36 @@ class TextFeature(_Text):
     dtype: Literal["float32", "float16"] = "float32"
 
 
+class ImportedFeature(Section):
+    """Vectors (or words) made elsewhere: `mmray import-features` takes them instead of `mmray extract`."""
+
+    kind: Literal["imported"]
+    source: Literal["features"] = "features"
+    path: str | None = None
+    """A .pkl, .npz, .h5, .csv, .jsonl or .parquet file, or the folder of a feature table, joined by
+    `sample_id`; default: samples.manifest itself."""
+    array: str | None = None
+    """Its name there; default: the feature's own. A table may have it as numbered columns, text_0, text_1."""
+    lengths: str | None = None
+    """The array of how many steps of each row are real; default: `<array>_lengths`, where there is one."""
+    trim_zeros: bool = True
+    """Where there are no lengths: steps at the end that are all zero are padding."""
+    context: str | None = None
+    """A pattern of sample ids with two groups, recording and place: `(.+)_([0-9]+)`. A row then holds the
+    vectors of all samples of its recording (and split) in their order, its own at time 0."""
+    dtype: Literal["float32", "float16"] = "float32"
+
+    @model_validator(mode="after")
+    def _context_is_a_pattern(self) -> Self:
+        try:
+            groups = re.compile(self.context or "()()").groups
+        except re.error as error:
+            raise ValueError(f"context is no regular expression: {error}") from None
+        if groups != 2:
+            raise ValueError(f"context must have two groups, recording and place, not {groups}")
+        return self
+
+
 SpectralFeature = MelFeature | SpectrogramFeature | MfccFeature
 
 Feature = Annotated[
@@ -186,7 +217,8 @@ Feature = Annotated[
     | SpeechFeature
     | TokensFeature
     | WordVectorsFeature
-    | TextFeature,
+    | TextFeature
+    | ImportedFeature,
     Field(discriminator="kind"),
 ]
 

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from mmray.config.explain import did_you_mean, explain, merged
 from mmray.config.features import MEDIA_SOURCES
-from mmray.config.nested import set_at, with_tuples
+from mmray.config.nested import assign, set_at, with_tuples
 from mmray.config.sections import Config
 
 __all__ = ["broken_rules"]
@@ -18,6 +18,19 @@ def broken_rules(config: Config) -> list[tuple[str, str]]:
             hint = did_you_mean(name, config.features)
             faults.append((f"model.encoders.{name}", f"no feature has this name{hint}"))
     faults += _clashing(config)
+    imported = {name for name, feature in config.features.items() if feature.kind == "imported"}
+    if not isinstance(config.samples.manifest, str):
+        faults += [
+            (f"features.{name}.path", "is required where samples.manifest is not a single file")
+            for name in sorted(imported)
+            if not getattr(config.features[name], "path", None)
+        ]
+    if imported and (others := sorted(config.features.keys() - imported)):
+        extracted = ", ".join(others)
+        faults += [
+            (f"features.{name}", f"is imported, {extracted} not: extract those first, then import that table")
+            for name in sorted(imported)
+        ]
     if config.train.monitor != "loss":
         target, _, metric = config.train.monitor.partition("/")
         metrics = {
@@ -30,7 +43,7 @@ def broken_rules(config: Config) -> list[tuple[str, str]]:
         elif metric not in metrics[config.targets[target].kind]:
             allowed = ", ".join(f"{target}/{m}" for m in metrics[config.targets[target].kind])
             faults.append(("train.monitor", f"must be loss or one of {allowed}"))
-    return faults + _unsearchable(config)
+    return faults + _unsearchable(config) + _incomparable(config)
 
 
 def _clashing(config: Config) -> list[tuple[str, str]]:
@@ -74,6 +87,42 @@ def _unsearchable(config: Config) -> list[tuple[str, str]]:
             found = [fault] if fault else type_faults(data)
             faults += [(path, message if at == dotted else f"{at} {message}") for at, message in found]
     return merged(faults)
+
+
+def _incomparable(config: Config) -> list[tuple[str, str]]:
+    """Models and variants of `compare` that are no model: unknown features, settings, values."""
+    settings = config.model_dump(mode="json", exclude={"tune", "compare"})
+    models = {f"models.{name}": dict(changes) for name, changes in config.compare.models.items()}
+    variants = {f"variants.{i}": dict(changes) for i, changes in enumerate(config.compare.variants)}
+    faults = []
+    for where, changes in models.items():
+        features = changes.pop("features", list(config.features))
+        if not isinstance(features, list) or not features or not {*features} <= config.features.keys():
+            known = ", ".join(config.features)
+            faults.append((f"compare.{where}.features", f"must be a list of some of {known}, got {features}"))
+    for where, changes in {**models, **variants}.items():
+        if strange := [key for key in changes if key.split(".")[0] not in ("model", "train")]:
+            told = f"{', '.join(strange)}: only model.… and train.… settings are compared"
+            faults.append((f"compare.{where}", told))
+    if faults:
+        return faults
+    for where, changes in models.items() or {"models": {}}.items():
+        data, unset = assign(settings, changes.items())
+        found = unset or _all_faults(data)
+        faults += [(f"compare.{where}", f"{at} {message}") for at, message in found]
+        for variant, more in variants.items() if not found else ():
+            varied, unset = assign(data, more.items())
+            told = [f"{at} {message}" for at, message in unset or _all_faults(varied)]
+            faults += [(f"compare.{variant}", f"with {where}: {message}") for message in told]
+    return merged(faults)
+
+
+def _all_faults(data: dict) -> list[tuple[str, str]]:
+    try:
+        Config.model_validate(with_tuples(data))
+    except ValidationError as error:
+        return [explain(fault) for fault in error.errors()]
+    return []
 
 
 def type_faults(data: dict) -> list[tuple[str, str]]:

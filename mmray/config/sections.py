@@ -3,12 +3,12 @@
 from pydantic import Field
 
 from mmray.config.base import Name, Section
-from mmray.config.features import MEDIA_SOURCES, Feature
+from mmray.config.features import MEDIA_SOURCES, Feature, ImportedFeature
 from mmray.config.model import ModelConfig
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, StorageConfig
 from mmray.config.targets import Target
-from mmray.config.training import TrainConfig, TuneConfig
+from mmray.config.training import CompareConfig, TrainConfig, TuneConfig
 
 
 class Config(Section):
@@ -24,11 +24,18 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
+    compare: CompareConfig = CompareConfig()
     score: ScoreConfig = ScoreConfig()
 
     def path(self, *parts: str) -> str:
         """Where something below `output` is: `features` → `runs/demo/features`."""
         return "/".join([self.output.rstrip("/"), *parts])
+
+    def imported_from(self, feature: ImportedFeature) -> str:
+        """The file or feature table an imported feature is read from."""
+        path = feature.path or self.samples.manifest
+        assert isinstance(path, str), "a rule of the config"
+        return path
 
     def source_columns(self) -> list[str]:
         """Media columns the features read, in a fixed order; `audio` may also come from `video`."""

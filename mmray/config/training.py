@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmray.config.base import Auto, Positive, PositiveFloat, Section
+from mmray.config.base import Auto, Name, Positive, PositiveFloat, Section
 
 
 class TrainConfig(Section):
@@ -81,6 +81,19 @@ class Space(Section):
         if self.grid == [] or self.choice == []:
             raise ValueError("the list is empty")
         return self
+
+
+class CompareConfig(Section):
+    """Which models to hold against each other; the majority and each feature alone are always there."""
+
+    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2, 3, 4]
+    """Each model is trained once for each; a metric is the mean over them."""
+    models: dict[Name, dict[str, Any]] = {}
+    """Name → {dotted path of a setting of `model` or `train`: value}, and `features: [names]` for some of
+    them only; default: the config's own model."""
+    variants: list[dict[str, Any]] = []
+    """Settings to try, each a dict as above: every model keeps the variant with the best mean `monitor` on
+    the validation split; default: the settings as they are."""
 
 
 class TuneConfig(Section):

@@ -15,6 +15,7 @@ from torch import nn
 from mmray.config import (
     Feature,
     FramesFeature,
+    ImportedFeature,
     MelFeature,
     MfccFeature,
     SpectrogramFeature,
@@ -27,7 +28,7 @@ from mmray.config import (
 )
 from mmray.encode.spectral import spectrogram_bins
 from mmray.encode.weights import with_local_weights
-from mmray.errors import MediaError
+from mmray.errors import MediaError, TableError
 from mmray.extraction.preparing import Prepared, error_entry, timed
 from mmray.extraction.steps import Step
 from mmray.storage import Storage
@@ -174,6 +175,8 @@ def _encoder(feature: Feature, batch: int, device: str) -> tuple[Encoder | None,
             return None, FeatureShape(bins, feature.dtype)
         case TokensFeature():
             return None, FeatureShape(None)
+        case ImportedFeature():
+            raise TableError("imported features are not extracted")
 
 
 def _of_pictures(network: nn.Module, batch: int, device: str) -> Encoder:

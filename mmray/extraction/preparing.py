@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmray.config import Feature, FramesFeature, SpeechFeature, VisionFeature
+from mmray.config import Feature, FramesFeature, ImportedFeature, SpeechFeature, VisionFeature
 from mmray.decode.choice import choose_decoders
 from mmray.decode.image import PictureGeometry
 from mmray.decode.sandbox import Sandbox
@@ -103,6 +103,7 @@ class Preparation:
             return text_step(feature, value)
         with timed(seconds, "fetch"):
             path = media.path(value)
+        assert not isinstance(feature, ImportedFeature), "imported features are not extracted"
         with timed(seconds, "decode"):
             segment = {"start_s": sample["start_s"], "end_s": sample["end_s"]}
             arguments = (feature, self.inputs[name], path, segment, sample["sample_id"], self.decoders)

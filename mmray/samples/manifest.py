@@ -13,7 +13,7 @@ from mmray.errors import SamplesError
 from mmray.samples.raw import RawRow
 from mmray.storage import Storage, parent
 
-__all__ = ["manifest_rows"]
+__all__ = ["manifest_rows", "read_rows"]
 
 
 def manifest_rows(storage: Storage, manifests: Sequence[str]) -> Iterator[RawRow]:
@@ -27,11 +27,12 @@ def manifest_rows(storage: Storage, manifests: Sequence[str]) -> Iterator[RawRow
     for manifest in manifests:
         prefix = f"{manifest.rpartition('/')[2]} " if len(manifests) > 1 else ""
         folder = parent(manifest)
-        for line, values in _rows(storage, manifest):
+        for line, values in read_rows(storage, manifest):
             yield RawRow(f"{prefix}line {line}", values, folder)
 
 
-def _rows(storage: Storage, manifest: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(storage: Storage, manifest: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line or row number, {column: value}) of one file, streamed; raises as `manifest_rows`."""
     readers = {"jsonl": _jsonl, "ndjson": _jsonl, "csv": _csv, "parquet": _parquet, "pq": _parquet}
     extension = manifest.rpartition(".")[2].lower()
     if extension not in readers:

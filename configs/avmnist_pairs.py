@@ -1,0 +1,73 @@
+"""Spoken digits (FSDD) and written ones (MNIST), paired by label → the manifest of `configs/avmnist.yaml`.
+
+    data=../shared/data
+    python configs/avmnist_pairs.py $data/fsdd/fsdd_recordings.tar.gz $data/mnist10k.npz runs/avmnist
+
+writes a wav and a png a sample, and `manifest.jsonl` (sample_id, audio, image, digit, split). A recording
+`{digit}_{speaker}_{index}.wav` is in FSDD's own test split where index < 5, here in validation where it is
+below 10, else in training. Every recording gets a picture of its digit, the next one not used before of the
+digit's pictures in a fixed random order; no picture is in two splits. This is like AV-MNIST (Vielzeuf et al.
+2018, "CentralNet"), with other recordings and no noise: its published figures are for other data.
+"""
+
+import argparse
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SPLITS = {"test": range(5), "val": range(5, 10), "train": range(10, 50)}
+
+
+def rows(recordings: Path, digits: Path, out: Path, per_label: int) -> Iterator[dict]:
+    """Write media below `out`, a pair a row; at most `per_label` training pairs of each digit."""
+    with np.load(digits, allow_pickle=False) as arrays:
+        pictures, labels = arrays["x"], arrays["y"]
+    order = np.random.default_rng(0).permutation(len(labels))
+    unused = {digit: iter(order[labels[order] == digit]) for digit in range(10)}
+    trained = dict.fromkeys(range(10), 0)
+    sounds = _sounds(recordings)
+    for name in sorted(sounds, key=_digit_index_speaker):
+        digit, index, _ = _digit_index_speaker(name)
+        split = next(split for split, indices in SPLITS.items() if index in indices)
+        if split == "train":
+            trained[digit] += 1
+            if trained[digit] > per_label:
+                continue
+        (out / f"{name}.wav").write_bytes(sounds[name])
+        Image.fromarray(pictures[next(unused[digit])]).save(out / f"{name}.png")
+        media = {"audio": f"media/{name}.wav", "image": f"media/{name}.png"}
+        yield {"sample_id": name, **media, "digit": str(digit), "split": split}
+
+
+def _sounds(recordings: Path) -> dict[str, bytes]:
+    """{name: a wav file's bytes}, some 25 MB; in the archive's order, because to seek is to unpack again."""
+    with tarfile.open(recordings, "r|gz") as archive:
+        return {
+            Path(member.name).stem: file.read()
+            for member in archive
+            if member.name.endswith(".wav") and (file := archive.extractfile(member))
+        }
+
+
+def _digit_index_speaker(name: str) -> tuple[int, int, str]:
+    digit, speaker, index = name.split("_")
+    return int(digit), int(index), speaker
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write the media and the manifest of configs/avmnist.yaml.")
+    parser.add_argument("fsdd", type=Path, help="fsdd_recordings.tar.gz")
+    parser.add_argument("mnist", type=Path, help=".npz with x [N, 28, 28] uint8 and y [N]")
+    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("--per-label", type=int, default=240, help="training pairs of each digit")
+    arguments = parser.parse_args()
+    media = arguments.out / "media"
+    media.mkdir(parents=True, exist_ok=True)
+    made = list(rows(arguments.fsdd, arguments.mnist, media, arguments.per_label))
+    lines = "".join(json.dumps(row) + "\n" for row in made)
+    (arguments.out / "manifest.jsonl").write_text(lines, encoding="utf-8")
+    print(f"{arguments.out / 'manifest.jsonl'}: {len(made)} pairs")

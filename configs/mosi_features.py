@@ -1,0 +1,73 @@
+"""CMU-MOSI's utterance features and transcripts → what `configs/mosi.yaml` imports and extracts.
+
+    python configs/mosi_features.py ../shared/data/mosi runs/mosi
+
+writes `features.npz` (a row an utterance: id, split, sentiment, text [100], audio [73], video [100]) and
+`transcripts.jsonl` (sample_id, text, sentiment, split). The files are those of Poria et al. 2017, "Context-
+dependent sentiment analysis in user-generated videos": train of 62 videos, test of 31, no validation split.
+Of the 62 videos the 13 with the lowest hash of their names are held out, whole: the utterances of a video
+have one speaker and mostly one opinion, and a split across videos would let validation see what training saw.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+MODALITIES = ("text", "audio", "video")
+VALIDATION_VIDEOS = 13
+LABELS = ("negative", "positive")
+
+
+def read(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """{id, split, sentiment, text, audio, video} with a row an utterance, and the transcripts."""
+    transcripts = pd.read_csv(folder / "transcripts.csv", header=None, usecols=[0, 1], names=["id", "text"])
+    parts = [_part(folder, split, transcripts) for split in ("train", "test")]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    videos = np.array([name.rpartition("_")[0] for name in columns["id"]])
+    in_train = {video for video, split in zip(videos, columns["split"], strict=True) if split == "train"}
+    held_out = sorted(in_train, key=lambda name: hashlib.sha256(name.encode()).digest())[:VALIDATION_VIDEOS]
+    columns["split"][np.isin(videos, held_out)] = "val"
+    texts = dict(zip(transcripts["id"], transcripts["text"], strict=True))
+    return columns, [texts[name] for name in columns["id"]]
+
+
+def _part(folder: Path, split: str, transcripts: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The rows of one of the files' two splits; column 0 of `text_<split>.csv` is a row's transcript."""
+    rows = pd.read_csv(folder / f"text_{split}.csv", header=None, usecols=[0])[0].to_numpy()
+    tables = {
+        name: pd.read_csv(folder / name / f"{name}_{split}0.csv", header=None).to_numpy(np.float32)
+        for name in MODALITIES
+    }
+    labels = [table[:, -1] for table in tables.values()]
+    if any(len(label) != len(rows) or (label != labels[0]).any() for label in labels):
+        raise SystemExit(f"{folder}: the {split} files do not have the same rows")
+    return {
+        "id": transcripts["id"].to_numpy(dtype=str)[rows],
+        "split": np.full(len(rows), split, dtype="U5"),
+        "sentiment": np.array(LABELS)[labels[0].astype(int)],
+        **{name: table[:, :-1] for name, table in tables.items()},
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write what configs/mosi.yaml reads.")
+    parser.add_argument("mosi", type=Path, help="folder with text/, audio/, video/ and transcripts.csv")
+    parser.add_argument("out", type=Path, help="folder to write to")
+    arguments = parser.parse_args()
+    columns, texts = read(arguments.mosi)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(arguments.out / "features.npz", allow_pickle=False, **columns)
+    rows = zip(
+        columns["id"].tolist(), texts, columns["sentiment"].tolist(), columns["split"].tolist(), strict=True
+    )
+    lines = [
+        json.dumps({"sample_id": name, "text": text, "sentiment": sentiment, "split": split}) + "\n"
+        for name, text, sentiment, split in rows
+    ]
+    (arguments.out / "transcripts.jsonl").write_text("".join(lines), encoding="utf-8")
+    counts = dict(zip(*np.unique(columns["split"], return_counts=True), strict=True))
+    print(f"{arguments.out}: {len(lines)} utterances, " + ", ".join(f"{k} {v}" for k, v in counts.items()))

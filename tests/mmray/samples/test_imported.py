@@ -1,0 +1,80 @@
+"""Padding, reasons and context of imported features, against closed forms."""
+
+import numpy as np
+import pytest
+
+from mmray.config import ImportedFeature
+from mmray.errors import MediaError, SamplesError
+from mmray.samples.imported import ImportedStep, in_context, sample_ids, samples, steps
+
+
+def feature(**settings) -> ImportedFeature:
+    return ImportedFeature(kind="imported", **settings)
+
+
+def lengths_of(found) -> list:
+    return [step.reason if isinstance(step, MediaError) else len(step.value) for step in found]
+
+
+def test_padding_is_cut_by_lengths_and_else_by_trailing_zeros():
+    x_NTD = np.ones((4, 5, 2), np.float32)
+    x_NTD[0, 3:], x_NTD[1, 1:], x_NTD[1, 0] = 0, 0, (0, 1)  # a step with one number is no padding
+    x_NTD[2, :2] = 0  # zeros at the start are data
+    x_NTD[3] = 0
+    assert lengths_of(steps("a", feature(), {"a": x_NTD})) == [3, 1, 5, "empty"]
+    assert lengths_of(steps("a", feature(trim_zeros=False), {"a": x_NTD})) == [5, 5, 5, 5]
+    given = {"a": x_NTD, "a_lengths": [2, 4, 0, 5], "other": np.array([1, 1, 1, 1])}
+    assert lengths_of(steps("a", feature(), given)) == [2, 4, "empty", 5]
+    assert lengths_of(steps("b", feature(array="a", lengths="other"), given)) == [1, 1, 1, 1]
+    cut = steps("a", feature(), given)[0]
+    assert isinstance(cut, ImportedStep)
+    np.testing.assert_array_equal(cut.value, x_NTD[0, :2])
+
+
+def test_vectors_are_one_step_and_zeros_among_them_are_data():
+    found = steps("a", feature(), {"a": np.array([[0.0, 0.0], [1.0, 2.0]])})
+    assert lengths_of(found) == [1, 1]
+    numbered = {"a_0": ["1", "", ""], "a_1": ["2.5", "", "4"], "a_b": ["x", "x", "x"]}
+    one, absent, half = steps("a", feature(), numbered)
+    assert isinstance(one, ImportedStep)
+    np.testing.assert_array_equal(one.value, [[1, 2.5]])
+    assert [absent.reason, half.reason] == ["absent", "corrupt"]  # pyright: ignore
+
+
+def test_values_that_are_no_features_are_told():
+    nan = steps("a", feature(), {"a": np.array([[1.0, np.nan], [1.0, -np.inf]])})
+    assert lengths_of(nan) == ["corrupt", "corrupt"]
+    with pytest.raises(SamplesError, match=r"got shape \[2, 2, 2\]"):
+        steps("a", feature(), {"a": np.ones((1, 2, 2, 2))})
+    with pytest.raises(SamplesError, match=r"no array 'b'.*there are: a"):
+        steps("b", feature(), {"a": np.ones((1, 2))})
+
+
+def test_ids_are_given_or_joined_or_the_rows_places():
+    assert sample_ids({"id": np.array([["v", "0.5", "2"]], dtype=object)}, {}) == ["v_0.5_2"]
+    assert sample_ids({"name": [b"a", 7]}, {"sample_id": "name"}) == ["a", "7"]
+    assert sample_ids({"x": np.zeros((2, 3))}, {}) == ["row_000000", "row_000001"]
+    rows = samples({"id": ["a"], "y": np.array([2.0]), "raw_text": ["hi"]}, {"score": "y"}, ["score"])
+    assert rows == [{"sample_id": "a", "score": 2.0, "text": "hi"}]
+    with pytest.raises(SamplesError, match="no array 'score'"):
+        samples({"id": ["a"]}, {}, ["score"])
+
+
+def test_a_row_in_context_holds_its_recording_in_order_with_itself_at_time_zero():
+    # Two recordings, places out of order and past 9; one row without the feature; one in another split.
+    ids = ["v_10", "v_2", "w_1", "v_1", "v_3", "v_4"]
+    splits = ["train", "train", "train", "train", "train", "test"]
+    own: list = [ImportedStep(np.array([[row, 0.0], [row, 2.0]])) for row in range(6)]
+    own[4] = MediaError("corrupt", "noise")
+    v_10, v_2, w_1, v_1, v_3, v_4 = list(in_context("(.+)_([0-9]+)", ids, splits, own))
+    assert v_3 is own[4]
+    for step, order, place in [(v_10, [3, 1, 0], 2), (v_2, [3, 1, 0], 1), (v_1, [3, 1, 0], 0),
+                               (w_1, [2], 0), (v_4, [5], 0)]:  # fmt: skip
+        assert isinstance(step, ImportedStep)
+        np.testing.assert_array_equal(step.value, [[row, 1.0] for row in order])
+        assert step.start_s is not None
+        times = step.start_s + np.arange(len(order))
+        assert step.step_s == 1
+        assert times[place] == 0
+    with pytest.raises(SamplesError, match="1 ids do not match, for example x"):
+        list(in_context("(.+)_([0-9]+)", ["v_1", "x"], [None, None], own[:2]))
