@@ -219,7 +219,7 @@ def _train_epoch(
     steps = epoch_batches(len(rows), config.batch_size, epoch, config.seed, worker.rank, worker.world_size)
     for step, (everyone, own) in enumerate(steps, 1):
         batch = examples.batch(rows[own]).to(worker.device)
-        losses = loss_sums(model(batch.inputs, batch.lengths), batch.targets)
+        losses = loss_sums(model(batch.inputs, batch.lengths, batch.times), batch.targets)
         counts = known_counts(examples.targets, rows[everyone])
         loss = torch.stack([losses[name] / counts[name] for name in losses]).sum()
         optimizer.zero_grad()
