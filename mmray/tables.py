@@ -31,6 +31,7 @@ from mmray.config import ClassificationTarget, Target
 __all__ = [
     "ERRORS",
     "FeatureShape",
+    "columns_of",
     "errors_of",
     "feature_schema",
     "prediction_schema",
@@ -107,6 +108,13 @@ def feature_schema(shapes: Mapping[str, FeatureShape], targets: Mapping[str, Tar
         if shape.timed:
             fields.append(pa.field(f"{name}_times_s", pa.list_(pa.float32())))
     return pa.schema([*fields, ERRORS])
+
+
+def columns_of(features: Sequence[str], schema: pa.Schema) -> list[str]:
+    """The columns that hold these features and the times of their steps, of those a table has."""
+    parts = ("", "_start_s", "_step_s", "_times_s")
+    named = [f"{name}{part}" for name in features for part in parts]
+    return [name for name in named if name in schema.names or name in features]
 
 
 def prediction_schema(targets: Mapping[str, Target]) -> pa.Schema:

@@ -16,6 +16,7 @@ from mmray.config import Config
 from mmray.errors import MmrayError
 from mmray.partitions import done_partitions, read_partition, read_schema, read_table
 from mmray.storage import Storage
+from mmray.tables import columns_of
 from pipelines.extract import features_folder
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def load_features(config: Config, storage: Storage, features: Sequence[str]) -> 
     """Some features and all targets of the table, in memory."""
     from mmray.learn.batches import FeatureSet
 
-    columns = ["sample_id", "split", *config.targets, *features]
-    parts = list(read_table(storage, features_folder(config), columns))
+    folder = features_folder(config)
+    parts = list(read_table(storage, folder, _columns(config, storage, features)))
     return FeatureSet.load(parts, list(features), config.targets)
 
 
@@ -69,7 +70,7 @@ def open_table(
     partitions = done_partitions(storage, folder)
     columns = ["sample_id", "split", *config.targets, *(f"{name}_length" for name in features)]
     small = list(read_table(storage, folder, columns))
-    wanted = ["sample_id", "split", *config.targets, *features]
+    wanted = _columns(config, storage, features)
 
     def read(parts: Sequence[int]) -> Iterator[FeatureSet]:
         for block in _stream(storage, folder, [partitions[part] for part in parts], wanted):
@@ -86,6 +87,13 @@ def open_table(
         window=window,
         read=read,
     )
+
+
+def _columns(config: Config, storage: Storage, features: Sequence[str]) -> list[str]:
+    """What training reads of the table."""
+    folder = features_folder(config)
+    schema = read_schema(storage, folder, done_partitions(storage, folder)[0])
+    return ["sample_id", "split", *config.targets, *columns_of(features, schema)]
 
 
 def _dims(storage: Storage, folder: str, features: Sequence[str]) -> dict[str, int | None]:

@@ -15,9 +15,10 @@ import pyarrow as pa
 from mmray.config import Config
 from mmray.errors import TableError
 from mmray.fingerprint import require_same
-from mmray.partitions import done_partitions, read_notes, read_partition, write_partition
+from mmray.partitions import done_partitions, read_notes, read_partition, read_schema, write_partition
 from mmray.plan import plan_score
 from mmray.storage import Storage, absolute_paths
+from mmray.tables import columns_of
 from pipelines import console
 from pipelines.extract import features_folder
 from pipelines.train import require_features
@@ -136,7 +137,9 @@ class Score:
         with tempfile.TemporaryDirectory() as folder:
             self.predictor = load_predictor(storage.copy_down(model, folder), device)
         spec = self.predictor.spec
-        self.columns = ["sample_id", "split", "errors", *spec.shapes, *spec.targets]
+        schema = read_schema(storage, features, done_partitions(storage, features)[0])
+        columns = columns_of(list(spec.shapes), schema)
+        self.columns = ["sample_id", "split", "errors", *columns, *spec.targets]
 
     def __call__(self, block: pa.Table) -> pa.Table:
         (partition,) = block["partition"].to_pylist()

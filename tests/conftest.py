@@ -191,7 +191,7 @@ class FlakyS3:
             def do_GET(self) -> None:
                 flaky.serve(self)
 
-            do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
+            do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
 
             def log_message(self, *_: object) -> None:
                 """Nothing on the screen."""

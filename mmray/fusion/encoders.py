@@ -1,9 +1,13 @@
-"""The steps of one modality [B, T, D] → one vector a row [B, H].
+"""The steps of one modality [B, T, D] → steps [B, T, H], or one vector a row [B, H].
 
-Every encoder is called with `x_BTD` and `lengths_B` (int64): row b has lengths_B[b] real steps, the rest is
-padding whose values, NaN included, reach neither the output nor a gradient. A row of length 0 gives finite
-numbers of no meaning; the model masks them. Encoders that keep time also have `steps` → [B, T, H], from
-which fusions over sequences can start; `forward` pools the same steps. `width` is H of the output.
+Every encoder has `width` (H) and two ways to be called, of which a model uses one:
+
+    steps(x_BTD, lengths_B)                → [B, T, H], for fusions that see time
+    forward(x_BTD, lengths_B, times_BT)    → [B, H]: the same steps through the encoder's `readout`
+
+Row b has lengths_B[b] (int64) real steps, the rest is padding whose values and times, NaN included, reach
+neither the output nor a gradient. A row of length 0 gives finite numbers of no meaning; the model masks
+them. A model that calls `steps` gives the encoder a readout without parameters, which would stay unused.
 
 Normalisation is LayerNorm: batches of ragged, partly absent rows have no statistics worth sharing, and a
 row's output must not depend on its neighbours.
@@ -18,34 +22,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from mmray.fusion.readouts import Last, Mean
+from mmray.fusion.steps import masked_mean, step_mask, zero_padding
+
 __all__ = [
     "Centred",
+    "Conv",
+    "Encoder",
+    "Identity",
     "PooledMLP",
     "Recurrent",
     "Transformer",
-    "masked_mean",
     "sinusoidal_positions",
-    "step_mask",
 ]
 
 
-def step_mask(lengths_B: Tensor, steps: int) -> Tensor:
-    """[B, T] bool: True where a step is real."""
-    return torch.arange(steps, device=lengths_B.device) < lengths_B[:, None]
-
-
-def zero_padding(x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-    """`x_BTD` with padding set to 0; a multiplication would keep NaN."""
-    return torch.where(step_mask(lengths_B, x_BTD.shape[1])[..., None], x_BTD, 0.0)
-
-
-def masked_mean(x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-    """Mean over the real steps, [B, D]; zeros for a row of length 0."""
-    return zero_padding(x_BTD, lengths_B).sum(1) / lengths_B.clamp(min=1)[:, None]
-
-
 class PooledMLP(nn.Module):
-    """Mean over time, then `layers` × (Linear, LayerNorm, ReLU, Dropout)."""
+    """Mean over time, then `layers` × (Linear, LayerNorm, ReLU, Dropout); `steps` has them on each step."""
 
     def __init__(self, width_in: int, hidden: int, layers: int = 1, dropout: float = 0.0):
         super().__init__()
@@ -58,39 +51,36 @@ class PooledMLP(nn.Module):
             )
         )
 
-    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+    def steps(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """[B, T, D] → [B, T, H]."""
+        return self.layers(zero_padding(x_BTD, step_mask(lengths_B, x_BTD.shape[1])))
+
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, times_BT: Tensor) -> Tensor:
         """[B, T, D] → [B, H]."""
-        return self.layers(masked_mean(x_BTD, lengths_B))
+        return self.layers(masked_mean(x_BTD, step_mask(lengths_B, x_BTD.shape[1])))
 
 
-class Centred(nn.Module):
-    """Subtracts each row's mean over its real steps before `encoder`: what changes, not how it looks.
+class Identity(nn.Module):
+    """The steps as they are: for vectors that need no more than a readout."""
 
-    Cepstral mean normalisation (Atal 1974, "Effectiveness of linear prediction characteristics of the speech
-    wave"), for any vectors: it takes away the face, the voice, the room, and leaves the movement.
-    """
-
-    def __init__(self, encoder: "Recurrent | Transformer"):
+    def __init__(self, width_in: int, *, readout: nn.Module | None = None):
         super().__init__()
-        self.encoder = encoder
-        self.width = encoder.width
+        self.width = width_in
+        self.readout = readout or Mean()
 
     def steps(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """The encoder's steps, [B, T, width]."""
-        return self.encoder.steps(self._centred(x_BTD, lengths_B), lengths_B)
+        """`x_BTD`, zeros at padding."""
+        return zero_padding(x_BTD, step_mask(lengths_B, x_BTD.shape[1]))
 
-    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """[B, T, D] → [B, width]."""
-        return self.encoder(self._centred(x_BTD, lengths_B), lengths_B)
-
-    def _centred(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        return x_BTD - masked_mean(x_BTD, lengths_B)[:, None]
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, times_BT: Tensor) -> Tensor:
+        """[B, T, D] → [B, D]."""
+        return self.readout(self.steps(x_BTD, lengths_B), step_mask(lengths_B, x_BTD.shape[1]), times_BT)
 
 
 class Recurrent(nn.Module):
-    """GRU or LSTM over time; the state after the last real step (and after the first, backwards).
+    """GRU or LSTM over time; by default the state after the last real step (backwards: after the first).
 
-    `width` is `hidden`, twice that when bidirectional. Dropout is between layers and on the output.
+    `width` is `hidden`, twice that when bidirectional. Dropout is between layers and on the vector.
     """
 
     def __init__(
@@ -102,9 +92,9 @@ class Recurrent(nn.Module):
         *,
         cell: Literal["gru", "lstm"],
         bidirectional: bool = False,
+        readout: nn.Module | None = None,
     ):
         super().__init__()
-        self.hidden = hidden
         self.width = hidden * (2 if bidirectional else 1)
         self.rnn = (nn.GRU if cell == "gru" else nn.LSTM)(
             width_in,
@@ -114,36 +104,43 @@ class Recurrent(nn.Module):
             bidirectional=bidirectional,
             dropout=dropout if layers > 1 else 0.0,
         )
+        self.readout = readout or Last(hidden)
         self.dropout = nn.Dropout(dropout)
 
     def steps(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """State after every step, [B, T, width]; zeros at padding."""
         # Packing refuses empty rows: they run one step of zeros.
         packed = pack_padded_sequence(
-            zero_padding(x_BTD, lengths_B),
+            zero_padding(x_BTD, step_mask(lengths_B, x_BTD.shape[1])),
             lengths_B.clamp(min=1).cpu(),
             batch_first=True,
             enforce_sorted=False,
         )
         return pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x_BTD.shape[1])[0]
 
-    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, times_BT: Tensor) -> Tensor:
         """[B, T, D] → [B, width]."""
-        steps_BTH = self.steps(x_BTD, lengths_B)
-        rows = torch.arange(len(steps_BTH), device=steps_BTH.device)
-        forwards = steps_BTH[rows, (lengths_B - 1).clamp(min=0), : self.hidden]
-        backwards = steps_BTH[:, 0, self.hidden :]  # no columns when one-directional
-        return self.dropout(torch.cat([forwards, backwards], dim=1))
+        steps_BTH, mask_BT = self.steps(x_BTD, lengths_B), step_mask(lengths_B, x_BTD.shape[1])
+        return self.dropout(self.readout(steps_BTH, mask_BT, times_BT))
 
 
 class Transformer(nn.Module):
-    """Linear + sinusoidal positions, self-attention layers, mean over the real steps.
+    """Linear + sinusoidal positions, self-attention layers; by default the mean over the real steps.
 
     Vaswani et al. 2017, "Attention is all you need", with LayerNorm before each block (Xiong et al. 2020,
     "On layer normalization in the transformer architecture"), which trains without a warm-up.
     """
 
-    def __init__(self, width_in: int, hidden: int, layers: int = 1, dropout: float = 0.0, *, heads: int = 4):
+    def __init__(
+        self,
+        width_in: int,
+        hidden: int,
+        layers: int = 1,
+        dropout: float = 0.0,
+        *,
+        heads: int = 4,
+        readout: nn.Module | None = None,
+    ):
         super().__init__()
         self.width = hidden
         self.project = nn.Linear(width_in, hidden)
@@ -153,10 +150,11 @@ class Transformer(nn.Module):
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(hidden)
+        self.readout = readout or Mean()
 
     def steps(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Output of the last layer at every step, [B, T, width]; finite and without meaning at padding."""
-        h_BTH = self.project(zero_padding(x_BTD, lengths_B))
+        h_BTH = self.project(zero_padding(x_BTD, step_mask(lengths_B, x_BTD.shape[1])))
         h_BTH = self.dropout(h_BTH + sinusoidal_positions(h_BTH.shape[1], self.width).to(h_BTH))
         # Over no key at all torch's inference kernel gives NaN: an empty row attends to a step of zeros.
         padding = ~step_mask(lengths_B.clamp(min=1), x_BTD.shape[1])
@@ -164,9 +162,81 @@ class Transformer(nn.Module):
             h_BTH = layer(h_BTH, src_key_padding_mask=padding)
         return self.norm(h_BTH)
 
-    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """[B, T, D] → [B, H]; zeros for a row of length 0."""
-        return masked_mean(self.steps(x_BTD, lengths_B), lengths_B)
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, times_BT: Tensor) -> Tensor:
+        """[B, T, D] → [B, H]."""
+        return self.readout(self.steps(x_BTD, lengths_B), step_mask(lengths_B, x_BTD.shape[1]), times_BT)
+
+
+class Conv(nn.Module):
+    """Residual convolutions over time, each seeing twice as far; by default the mean over the real steps.
+
+        h_0 = W x + b
+        h_i = h_{i-1} + Dropout(ReLU(Conv_i(LayerNorm(h_{i-1}))))     Conv_i: `kernel` taps, 2^(i-1) apart
+
+    Bai et al. 2018, "An empirical evaluation of generic convolutional and recurrent networks for sequence
+    modeling" (TCN), centred instead of causal, since the whole sample is known, and with LayerNorm for
+    weight normalisation. A layer sees zeros before the first and after the last real step.
+    """
+
+    def __init__(
+        self,
+        width_in: int,
+        hidden: int,
+        layers: int = 1,
+        dropout: float = 0.0,
+        *,
+        kernel: int = 3,
+        readout: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.width = hidden
+        self.project = nn.Linear(width_in, hidden)
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(layers))
+        self.convs = nn.ModuleList(
+            nn.Conv1d(hidden, hidden, kernel, padding="same", dilation=2**i) for i in range(layers)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.readout = readout or Mean()
+
+    def steps(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Output of the last layer at every step, [B, T, width]; finite and without meaning at padding."""
+        mask_BT = step_mask(lengths_B, x_BTD.shape[1])
+        h_BTH = self.project(zero_padding(x_BTD, mask_BT))
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            seen_BHT = zero_padding(norm(h_BTH), mask_BT).transpose(1, 2)
+            h_BTH = h_BTH + self.dropout(conv(seen_BHT).relu()).transpose(1, 2)
+        return h_BTH
+
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, times_BT: Tensor) -> Tensor:
+        """[B, T, D] → [B, H]."""
+        return self.readout(self.steps(x_BTD, lengths_B), step_mask(lengths_B, x_BTD.shape[1]), times_BT)
+
+
+class Centred(nn.Module):
+    """Subtracts each row's mean over its real steps before `encoder`: what changes, not how it looks.
+
+    Cepstral mean normalisation (Atal 1974, "Effectiveness of linear prediction characteristics of the speech
+    wave"), for any vectors: it takes away the face, the voice, the room, and leaves the movement.
+    """
+
+    def __init__(self, encoder: Recurrent | Transformer | Conv):
+        super().__init__()
+        self.encoder = encoder
+        self.width = encoder.width
+
+    def steps(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """The encoder's steps, [B, T, width]."""
+        return self.encoder.steps(self._centred(x_BTD, lengths_B), lengths_B)
+
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, times_BT: Tensor) -> Tensor:
+        """[B, T, D] → [B, width]."""
+        return self.encoder(self._centred(x_BTD, lengths_B), lengths_B, times_BT)
+
+    def _centred(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        return x_BTD - masked_mean(x_BTD, step_mask(lengths_B, x_BTD.shape[1]))[:, None]
+
+
+Encoder = PooledMLP | Identity | Recurrent | Transformer | Conv | Centred
 
 
 def sinusoidal_positions(steps: int, width: int) -> Tensor:

@@ -4,6 +4,7 @@ C is the number of classes (logits) or 1 (a number in units of the train split's
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,8 +31,9 @@ class FusedHeads(nn.Module):
     def __init__(self, fusion: nn.Module, heads: Heads):
         super().__init__()
         self.fusion = fusion
+        self.takes = fusion.takes
         self.heads = heads
 
-    def forward(self, vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{m: [B, H_m]} → {target: [B, C]}."""
-        return self.heads(self.fusion(vectors, present))
+    def forward(self, *modalities: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What the fusion takes → {target: [B, C]}."""
+        return self.heads(self.fusion(*modalities))

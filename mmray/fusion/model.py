@@ -1,8 +1,8 @@
 """{modality: encoder} + fusion + {target: head} as one module.
 
-    inputs {m: [B, T_m, D_m] or [B, T_m] word indices}, lengths {m: [B]}
+    inputs {m: [B, T_m, D_m] or [B, T_m] word indices}, lengths {m: [B]}, times {m: [B, T_m]}
         │ standardise (vectors) or embed (words)
-        │ encode each modality                       → {m: [B, H_m]}
+        │ encode each modality                       → {m: [B, H_m], or steps [B, T_m, H_m]}
         │ fuse what is present, apply the heads      → {target: [B, C]}
 
 A length of 0 means absent, in the table, in the batch and here: hiding a modality, in training or to
@@ -12,31 +12,17 @@ learned: no row without modalities is trained on.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmray import config
-from mmray.fusion.encoders import Centred, PooledMLP, Recurrent, Transformer
-from mmray.fusion.fusions import ConcatFusion, LateFusion
-from mmray.fusion.heads import FusedHeads, Heads
 from mmray.fusion.named import NamedModules
+from mmray.fusion.steps import Steps, step_mask
 
-__all__ = ["PADDING", "UNKNOWN", "FusionModel", "ModalityShape", "Standardize", "build_model"]
+__all__ = ["PADDING", "UNKNOWN", "FusionModel", "Standardize"]
 
 PADDING, UNKNOWN = 0, 1
 """Word indices that are no word; the vocabulary starts after them."""
-
-
-@dataclass(frozen=True)
-class ModalityShape:
-    """What a modality brings at each step: a vector of `size` numbers, or a word index below `size`."""
-
-    kind: Literal["vectors", "words"]
-    size: int
-    """Padding and unknown count as words."""
 
 
 class Standardize(nn.Module):
@@ -63,7 +49,8 @@ class Standardize(nn.Module):
 class FusionModel(nn.Module):
     """`inputs` (Standardize or Embedding) and `encoders` by modality, then `fusion` → {target: [B, C]}.
 
-    `fusion` is called with {modality: [B, H_m]} (zeros where absent) and {modality: [B] bool}.
+    `fusion.takes` says what `fusion` is called with: "vectors", {modality: [B, H_m]} (zeros where absent)
+    and {modality: [B] bool}; or "steps", {modality: Steps}, for which encoders need no readout.
     """
 
     def __init__(
@@ -98,20 +85,40 @@ class FusionModel(nn.Module):
         for target, prior_C in priors.items():
             self.get_buffer(f"prior_{target}").copy_(prior_C)
 
-    def forward(self, inputs: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{m: [B, T, D] or [B, T]}, {m: [B] int64} → {target: [B, C]}."""
+    def forward(
+        self, inputs: Mapping[str, Tensor], lengths: Mapping[str, Tensor], times: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """{m: [B, T, D] or [B, T]}, {m: [B] int64}, {m: [B, T] seconds} → {target: [B, C]}."""
         if self.training and self.modality_dropout:
             lengths = self._hide(lengths)
         present = {name: lengths[name] > 0 for name in self.modalities}
-        vectors = {}
-        for name in self.modalities:
-            vector_BH = self.encoders[name](self.inputs[name](inputs[name]), lengths[name])
-            vectors[name] = torch.where(present[name][:, None], vector_BH, 0.0)
-        outputs = self.fusion(vectors, present)
+        x = {name: self.inputs[name](inputs[name]) for name in self.modalities}
+        if self.fusion.takes == "steps":
+            outputs = self.fusion(self._steps(x, lengths, times))
+        else:
+            outputs = self.fusion(self._vectors(x, lengths, times), present)
         some_B1 = torch.stack(list(present.values())).any(0)[:, None]
         return {
             target: torch.where(some_B1, y_BC, self.get_buffer(f"prior_{target}"))
             for target, y_BC in outputs.items()
+        }
+
+    def _vectors(
+        self, x: Mapping[str, Tensor], lengths: Mapping[str, Tensor], times: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        vectors = {name: self.encoders[name](x[name], lengths[name], times[name]) for name in x}
+        return {name: torch.where(lengths[name][:, None] > 0, h, 0.0) for name, h in vectors.items()}
+
+    def _steps(
+        self, x: Mapping[str, Tensor], lengths: Mapping[str, Tensor], times: Mapping[str, Tensor]
+    ) -> dict[str, Steps]:
+        return {
+            name: Steps(
+                self.encoders[name].steps(x[name], lengths[name]),  # pyright: ignore[reportCallIssue]
+                step_mask(lengths[name], x[name].shape[1]),
+                times[name],
+            )
+            for name in x
         }
 
     def _hide(self, lengths: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -126,41 +133,3 @@ class FusionModel(nn.Module):
         highest_B1 = torch.where(present_BM, draw_BM, -1.0).argmax(1, keepdim=True)
         keep_BM = keep_BM.scatter(1, highest_B1, True)
         return {name: lengths[name] * keep_BM[:, m] for m, name in enumerate(self.modalities)}
-
-
-def build_model(
-    model: config.ModelConfig, modalities: Mapping[str, ModalityShape], outputs: Mapping[str, int]
-) -> FusionModel:
-    """The model a config describes, for these modalities and {target: C}, freshly initialised."""
-    inputs, encoders = {}, {}
-    for name, shape in sorted(modalities.items()):
-        inputs[name] = _input(shape, model.embedding)
-        width_in = shape.size if shape.kind == "vectors" else model.embedding
-        encoders[name] = _encoder(model.encoders.get(name, config.MlpEncoder(kind="mlp")), width_in)
-    widths = {name: encoder.width for name, encoder in encoders.items()}
-    if isinstance(model.fusion, config.ConcatFusion):
-        concat = ConcatFusion(widths, model.fusion.hidden, model.fusion.dropout)
-        fusion = FusedHeads(concat, Heads(model.fusion.hidden, outputs))
-    else:
-        fusion = LateFusion(widths, outputs)
-    return FusionModel(inputs, encoders, fusion, outputs, model.modality_dropout)
-
-
-def _input(shape: ModalityShape, embedding: int) -> nn.Module:
-    if shape.kind == "vectors":
-        return Standardize(shape.size)
-    words = nn.Embedding(shape.size, embedding, padding_idx=PADDING)
-    with torch.no_grad():
-        words.weight[UNKNOWN] = 0.0  # neutral where training meets no unknown word
-    return words
-
-
-def _encoder(encoder: config.Encoder, width_in: int) -> PooledMLP | Recurrent | Transformer | Centred:
-    sizes = (width_in, encoder.hidden, encoder.layers, encoder.dropout)
-    if isinstance(encoder, config.MlpEncoder):
-        return PooledMLP(*sizes)
-    if isinstance(encoder, config.RecurrentEncoder):
-        built = Recurrent(*sizes, cell=encoder.kind, bidirectional=encoder.bidirectional)
-    else:
-        built = Transformer(*sizes, heads=encoder.heads)
-    return Centred(built) if encoder.center else built

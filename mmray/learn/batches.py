@@ -3,7 +3,8 @@
     pa.Table …  →  FeatureSet (as stored: words, labels)  →  Examples (numbers)  →  Batch (tensors, padded)
 
 Features stay ragged (all steps of all rows end to end, and offsets) until a batch is cut: memory is what
-the steps need, whatever the longest row. The order of an epoch is a function of (seed, epoch) alone; a
+the steps need, whatever the longest row. Each step has its time, one number beside its D (`mmray.learn.times`
+tells where it is from). The order of an epoch is a function of (seed, epoch) alone; a
 worker takes its slice of each global batch, so the workers make the same steps for any number of rows,
 and the same gradient as one worker would.
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from mmray.config import Target
 from mmray.errors import TableError
+from mmray.learn.times import spread, step_numbers, stored_times
 from mmray.tables import ragged_from_column, target_type
 
 __all__ = ["Batch", "Examples", "FeatureSet", "Ragged", "epoch_batches"]
@@ -28,10 +30,14 @@ __all__ = ["Batch", "Examples", "FeatureSet", "Ragged", "epoch_batches"]
 
 @dataclass(frozen=True)
 class Ragged:
-    """N rows of T steps each: `values` [sum of T, D] or [sum of T], `offsets` [N + 1] int64."""
+    """N rows of T steps each: `values` [sum of T, D] or [sum of T], `offsets` [N + 1] int64.
+
+    `times_s` [sum of T] float32: seconds from the start of the sample; None: step i of a row is at i.
+    """
 
     values: np.ndarray
     offsets: np.ndarray
+    times_s: np.ndarray | None = None
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -47,11 +53,20 @@ class Ragged:
     def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
         """The rows of all parts, in order."""
         lengths = np.concatenate([part.lengths for part in parts])
-        return cls(np.concatenate([part.values for part in parts]), _offsets(lengths))
+        times = np.concatenate([part.times() for part in parts])
+        return cls(np.concatenate([part.values for part in parts]), _offsets(lengths), times)
+
+    def times(self) -> np.ndarray:
+        """Time of every step, [sum of T] float32."""
+        if self.times_s is not None:
+            return self.times_s
+        return step_numbers(self.lengths).astype(np.float32)
 
     def take(self, rows: np.ndarray) -> "Ragged":
         """The rows at these indices, in this order."""
-        return Ragged(self.values[self._positions(rows)], _offsets(self.lengths[rows]))
+        positions = self._positions(rows)
+        times = None if self.times_s is None else self.times_s[positions]
+        return Ragged(self.values[positions], _offsets(self.lengths[rows]), times)
 
     def padded(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows → ([B, T, D] or [B, T] with zeros at padding, lengths [B]); T is at least 1."""
@@ -64,6 +79,10 @@ class Ragged:
         padded = np.zeros((len(rows), steps, *self.values.shape[1:]), dtype=self.values.dtype)
         padded[np.arange(steps) < lengths[:, None]] = self.values[self._positions(rows)]
         return padded, lengths
+
+    def padded_times(self, rows: np.ndarray) -> np.ndarray:
+        """Rows → times [B, T] float32 of the steps that `padded` gives, 0 at padding."""
+        return Ragged(self.times(), self.offsets).padded(rows)[0]
 
     def _positions(self, rows: np.ndarray) -> np.ndarray:
         """Where in `values` the steps of these rows are, end to end."""
@@ -106,10 +125,15 @@ class FeatureSet:
             raise TableError("no feature table to read")
         for part in parts:
             _require(part, ["sample_id", "split", *features, *targets])
+        values = {name: _feature(name, [part.column(name) for part in parts]) for name in features}
+        lengths = {name: feature.lengths for name, feature in values.items()}
+        times = spread(lengths, {name: stored_times(name, parts, lengths[name]) for name in features})
         return cls(
             sample_ids=np.concatenate([_objects(part.column("sample_id")) for part in parts]),
             split=np.concatenate([_objects(part.column("split")) for part in parts]),
-            features={name: _feature(name, [part.column(name) for part in parts]) for name in features},
+            features={
+                name: Ragged(feature.values, feature.offsets, times[name]) for name, feature in values.items()
+            },
             targets={
                 name: np.concatenate([_target(name, target, part.column(name)) for part in parts])
                 for name, target in targets.items()
@@ -162,12 +186,14 @@ def _target(name: str, target: Target, column: pa.ChunkedArray) -> np.ndarray:
 class Batch:
     """Rows as tensors, padded to the longest of each feature.
 
-    `inputs` {feature: [B, T, D] float32 or [B, T] int64}, `lengths` {feature: [B] int64}, `targets`
+    `inputs` {feature: [B, T, D] float32 or [B, T] int64}, `lengths` {feature: [B] int64}, `times`
+    {feature: [B, T] float32 seconds}, `targets`
     {target: [B] int64 (-1 unknown) or float32 (NaN unknown)}.
     """
 
     inputs: dict[str, Tensor]
     lengths: dict[str, Tensor]
+    times: dict[str, Tensor]
     targets: dict[str, Tensor]
 
     def to(self, device: str | torch.device) -> "Batch":
@@ -216,8 +242,9 @@ class Examples:
         for name, feature in self.features.items():
             padded, steps = feature.padded(rows)
             inputs[name], lengths[name] = torch.from_numpy(padded), torch.from_numpy(steps)
+        times = {name: torch.from_numpy(x.padded_times(rows)) for name, x in self.features.items()}
         targets = {name: torch.from_numpy(values[rows]) for name, values in self.targets.items()}
-        return Batch(inputs, lengths, targets)
+        return Batch(inputs, lengths, times, targets)
 
     def _nothing(self) -> Batch:
         shapes = {name: (1, 1, *x.values.shape[1:]) for name, x in self.features.items()}
@@ -227,6 +254,7 @@ class Examples:
                 for name, x in self.features.items()
             },
             lengths={name: torch.zeros(1, dtype=torch.int64) for name in self.features},
+            times={name: torch.zeros(1, 1) for name in self.features},
             targets={
                 name: torch.from_numpy(np.full(1, -1 if y.dtype == np.int64 else np.nan, y.dtype))
                 for name, y in self.targets.items()

@@ -250,7 +250,7 @@ def _train_epoch(
             batch = cut(part).to(worker.device)
             with worker.exchange(model, last=part is parts[-1]):
                 with optimization.autocast():
-                    outputs = model(batch.inputs, batch.lengths)
+                    outputs = model(batch.inputs, batch.lengths, batch.times)
                 losses = loss_sums({name: y.float() for name, y in outputs.items()}, batch.targets)
                 loss = torch.stack([losses[name] / counts[name] for name in losses]).sum()
                 optimization.backward(loss * worker.world_size)

@@ -33,7 +33,7 @@ def model_outputs(
     for start in range(0, max(len(rows), 1), batch_size):
         chunk = rows[start : start + batch_size]
         batch = examples.batch(chunk).to(device)
-        outputs = model(batch.inputs, batch.lengths)
+        outputs = model(batch.inputs, batch.lengths, batch.times)
         parts.append({name: y[: len(chunk)].cpu().numpy() for name, y in outputs.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -6,14 +6,15 @@ make_spec(configs, train split)  →  ModelSpec  →  build() → FusionModel
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mmray.config import ClassificationTarget, ModelConfig, RegressionTarget, Target, TrainConfig
 from mmray.errors import TableError
-from mmray.fusion.model import FusionModel, ModalityShape, build_model
-from mmray.learn.batches import Examples, FeatureSet, Ragged
+from mmray.fusion.build import ModalityShape, build_model
+from mmray.fusion.model import FusionModel
+from mmray.learn.batches import Examples, FeatureSet
 from mmray.learn.codes import ClassCodes, NumberCodes, TargetCodes, Vocabulary, fit_codes
 from mmray.learn.statistics import Moments, Summary
 
@@ -64,7 +65,7 @@ class ModelSpec:
                     f"the model was trained on {_describe(wanted)}"
                 )
             if wanted is None:
-                ragged = Ragged(self.vocabularies[name].indices(ragged.values), ragged.offsets)
+                ragged = replace(ragged, values=self.vocabularies[name].indices(ragged.values))
             features[name] = ragged
         return Examples(features, self.encoded(data))
 

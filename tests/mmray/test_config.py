@@ -21,6 +21,10 @@ features:
   face: {kind: frames}
   voice: {kind: mel}
 """
+FUSION_FAULT = (
+    "'lat' is not one of concat, late, weighted, tensor, low_rank, sequence, spatial, cross_attention, "
+    "bottleneck; did you mean 'late'?"
+)
 
 
 @pytest.fixture
@@ -95,9 +99,12 @@ model:
     assert found["trian"] == "unknown key; did you mean 'train'?"
     assert found["train.epoch"] == "unknown key; did you mean 'epochs'?"
     assert found["extract.placement"].endswith("did you mean 'fused'?")
-    assert found["model.fusion.kind"] == "'lat' is not one of concat, late; did you mean 'late'?"
+    assert found["model.fusion.kind"] == FUSION_FAULT
     assert found["model.encoders.face.hiden"] == "unknown key; did you mean 'hidden'?"
-    assert found["model.encoders.voice.kind"] == "is required: one of mlp, gru, lstm, transformer"
+    assert (
+        found["model.encoders.voice.kind"]
+        == "is required: one of mlp, identity, gru, lstm, transformer, conv"
+    )
     assert found["train.batch_size"] == "should be a valid integer, got '32'"
     assert found["output.x"] == "'output' is a value, it has no keys below it"
 
@@ -154,7 +161,9 @@ def test_long_values_are_cut(faults):
 
 def test_rules_between_settings(faults):
     more = """
-model: {encoders: {face: {kind: transformer, hidden: 10, heads: 3}}}
+model:
+  encoders: {face: {kind: transformer, hidden: 10, heads: 3}, voice: {kind: conv, kernel: 4}}
+  fusion: {kind: sequence, cell: transformer, hidden: 9}
 tune: {space: {train.epochs: {grid: [1], choice: [1]}, train.seed: {grid: []},
                train.weight_decay: {uniform: [2, 1]}}}
 """
@@ -162,6 +171,8 @@ tune: {space: {train.epochs: {grid: [1], choice: [1]}, train.seed: {grid: []},
     base = base.replace("{kind: frames}", "{kind: frames, crop: [0.5, 0, 0.5, 1]}")
     found = faults(more, base=base)
     assert found["model.encoders.face"] == "hidden 10 is not divisible by heads 3"
+    assert found["model.encoders.voice.kernel"] == "must be odd, so that it has a middle"
+    assert found["model.fusion"] == "hidden 9 is not divisible by heads 4"
     assert found["samples.split"] == "val + test = 1 leaves nothing to train on"
     assert found["features.face"].startswith("crop must be")
     assert found["tune.space.train.epochs"].startswith("give exactly one of")
@@ -346,9 +357,9 @@ tune:
             "should be a valid integer, got 1.0; or should be a valid integer, got 3.0"
         ),
         "tune.space.train.batch_size": "should be a valid integer, got 'big'",
-        "tune.space.model.fusion.kind": "'lat' is not one of concat, late; did you mean 'late'?",
+        "tune.space.model.fusion.kind": FUSION_FAULT,
         "tune.space.model.encoders.face.hidden": (
-            "model.encoders.face.kind is required: one of mlp, gru, lstm, transformer"
+            "model.encoders.face.kind is required: one of mlp, identity, gru, lstm, transformer, conv"
         ),
         "tune.space.features.face.frames": "only model.… and train.… settings are searched",
         "tune.space.train.seed.x": "'seed' is a value, it has no keys below it",

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
-from mmray.fusion.fusions import ConcatFusion, LateFusion
+from mmray.errors import ConfigError
+from mmray.fusion.fusions import ConcatFusion, LateFusion, LowRankFusion, TensorFusion, WeightedFusion
 from mmray.fusion.heads import FusedHeads, Heads
 
 WIDTHS = {"audio": 3, "text": 5, "video": 4}
@@ -18,6 +20,9 @@ def random_inputs(rows: int = 6) -> tuple[dict[str, torch.Tensor], dict[str, tor
 FUSIONS = {
     "concat": lambda: FusedHeads(ConcatFusion(WIDTHS, 7), Heads(7, OUTPUTS)),
     "late": lambda: LateFusion(WIDTHS, OUTPUTS),
+    "weighted": lambda: FusedHeads(WeightedFusion(WIDTHS, 7), Heads(7, OUTPUTS)),
+    "tensor": lambda: FusedHeads(TensorFusion(WIDTHS, 7), Heads(7, OUTPUTS)),
+    "low_rank": lambda: FusedHeads(LowRankFusion(WIDTHS, 7, rank=3), Heads(7, OUTPUTS)),
 }
 
 
@@ -106,3 +111,66 @@ def test_late_classes_follow_the_geometric_mean_of_probabilities():
     product = (p[0] * p[1] * p[2]) ** (1 / 3)
     expected = product / product.sum(1, keepdim=True)
     torch.testing.assert_close(fusion(vectors, seen)["label"].softmax(1), expected)
+
+
+def test_gates_of_two_modalities_are_the_papers_sigmoid_and_its_complement():
+    torch.manual_seed(0)
+    widths = {"a": 3, "b": 4}
+    fusion = WeightedFusion(widths, 5)
+    h = {name: torch.randn(6, width) for name, width in widths.items()}
+    seen = torch.ones(6, dtype=torch.bool)
+    with torch.no_grad():
+        everything = torch.cat([h["a"], h["b"]], dim=1).numpy()
+        score = {m: everything @ fusion.gates[m].weight.numpy().T + fusion.gates[m].bias.numpy() for m in h}
+        v = {
+            m: np.tanh(h[m].numpy() @ fusion.values[m].weight.numpy().T + fusion.values[m].bias.numpy())
+            for m in h
+        }
+        gate = 1 / (1 + np.exp(score["b"] - score["a"]))
+        y = fusion(h, {"a": seen, "b": seen})
+        np.testing.assert_allclose(y, gate * v["a"] + (1 - gate) * v["b"], rtol=1e-4, atol=1e-6)
+
+
+def test_gates_add_up_over_what_is_present():
+    """Row by row, with a softmax of each unit's scores written out."""
+    fusion = WeightedFusion(WIDTHS, 7)
+    vectors, present = random_inputs()
+    y = fusion(vectors, present)
+    for row in range(6):
+        here = [m for m in WIDTHS if present[m][row]]
+        x = torch.cat([vectors[m][row] if m in here else torch.zeros(w) for m, w in WIDTHS.items()])
+        odds = {m: (fusion.gates[m].weight @ x + fusion.gates[m].bias).exp() for m in here}
+        total = sum(odds.values())
+        values = {m: (fusion.values[m].weight @ vectors[m][row] + fusion.values[m].bias).tanh() for m in here}
+        expected = sum((odds[m] / total * values[m] for m in here), torch.zeros(7))
+        torch.testing.assert_close(y[row], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_tensor_is_the_outer_product_of_the_present():
+    fusion = TensorFusion(WIDTHS, 7)
+    vectors, present = random_inputs()
+    weight, bias = fusion.linear.weight.detach().numpy(), fusion.linear.bias.detach().numpy()
+    y = fusion(vectors, present).detach().numpy()
+    for row in range(6):
+        z = np.ones(1)
+        for name in sorted(WIDTHS):
+            z = np.kron(z, [*(vectors[name][row] * present[name][row]).tolist(), 1.0])
+        np.testing.assert_allclose(y[row], np.maximum(weight @ z + bias, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_low_rank_is_the_tensor_fusion_of_its_reconstructed_weights():
+    torch.manual_seed(0)
+    low_rank, tensor = LowRankFusion(WIDTHS, 7, rank=3), TensorFusion(WIDTHS, 7)
+    factors = [low_rank.factors[name].weight for name in sorted(WIDTHS)]  # [rank, 7, width + 1] each
+    with torch.no_grad():
+        tensor.linear.weight.copy_(torch.einsum("rfa,rft,rfv->fatv", *factors).flatten(1))
+        tensor.linear.bias.copy_(low_rank.bias.normal_())
+    vectors, present = random_inputs()
+    torch.testing.assert_close(low_rank(vectors, present), tensor(vectors, present), rtol=1e-4, atol=1e-5)
+
+
+def test_a_tensor_too_large_is_refused_with_the_arithmetic():
+    widths = dict.fromkeys(("audio", "text", "video"), 127)
+    with pytest.raises(ConfigError, match=r"\(127 \+ 1\) x .* = 2,097,152 numbers.*low_rank"):
+        TensorFusion(widths, 64)
+    TensorFusion(widths, 2)  # 4 million weights

@@ -101,12 +101,12 @@ def test_no_rows_make_a_batch_of_nothing(rows):
         {"mood": np.zeros(6, dtype=np.int64), "score": np.zeros(6, dtype=np.float32)},
     )
     full, empty = examples.batch(np.arange(6)), examples.batch(np.zeros(0, dtype=np.int64))
-    for part in ("inputs", "lengths", "targets"):
+    for part in ("inputs", "lengths", "times", "targets"):
         for name, tensor in getattr(empty, part).items():
             assert tensor.dtype == getattr(full, part)[name].dtype
             assert len(tensor) == 1
     assert full.inputs["audio"].shape == (6, 5, 3)
-    assert full.inputs["words"].shape == (6, 5)
+    assert full.inputs["words"].shape == full.times["words"].shape == full.times["audio"].shape == (6, 5)
     assert not any(steps.any() for steps in empty.lengths.values())
     assert empty.targets["mood"].tolist() == [-1]
     assert torch.isnan(empty.targets["score"]).all()

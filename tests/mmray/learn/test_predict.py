@@ -79,7 +79,7 @@ def test_predictions_are_the_outputs_in_the_tables_units(predictor, make_table):
             continue
         batch = examples.batch(np.array([i]))
         with torch.no_grad():
-            y = predictor.model(batch.inputs, batch.lengths)
+            y = predictor.model(batch.inputs, batch.lengths, batch.times)
         odds = np.exp(y["mood"][0].numpy())
         assert row["mood_probabilities"] == pytest.approx(odds / odds.sum(), rel=1e-4)
         assert row["mood_predicted"] == classes[int(odds.argmax())]
