@@ -7,10 +7,11 @@ The journey, one line a module:
     storage     a path, local or s3:// → a filesystem; atomic writes, local copies of media
     s3          what the faults of S3 mean: try again, give one object up, stop
     tables      names, types and shapes of the sample, feature and prediction tables
-    samples     a manifest → partitions of samples that never change for the same manifest
+    samples     manifests, tar shards or a folder → partitions that never change for the same source
     decode      media bytes → frames, waveforms, words
     encode      frames, waveforms, words → feature vectors over time
     extraction  one partition of samples → one feature table file
+    accounting  what each partition took and what failed → what the whole run did
     fusion      feature vectors → encoders + fusion + heads → predictions
     learn       feature tables → batches → a trained model, its metrics and its checkpoint
     plan        a config and a cluster's resources → actors and workers that are sure to fit
