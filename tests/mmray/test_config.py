@@ -382,7 +382,9 @@ tune:
         values = dict(zip(space, draw))
         drawn = override(config, values)
         assert drawn.model.fusion.kind == values["model.fusion.kind"]
-        assert drawn.model.encoders["face"].hidden == values["model.encoders.face.hidden"]
+        face = drawn.model.encoders["face"]
+        assert isinstance(face, module.TransformerEncoder)
+        assert face.hidden == values["model.encoders.face.hidden"]
 
 
 # ------------------------------------------------------------------------------------ round trip

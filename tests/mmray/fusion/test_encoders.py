@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -160,7 +161,8 @@ def test_conv_is_its_formula_on_each_sequence_alone(x):
     encoder = Conv(6, 8, layers=3)
     for b, length in enumerate(LENGTHS.tolist()):
         h = encoder.project(x[b, :length])
-        for i, (norm, conv) in enumerate(zip(encoder.norms, encoder.convs, strict=True)):
+        norms_and_convs: Any = zip(encoder.norms, encoder.convs, strict=True)
+        for i, (norm, conv) in enumerate(norms_and_convs):
             seen = norm(h)
             out = conv.bias.repeat(length, 1)
             for t in range(length):

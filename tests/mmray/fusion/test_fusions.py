@@ -170,7 +170,7 @@ def test_low_rank_is_the_tensor_fusion_of_its_reconstructed_weights():
 
 
 def test_a_tensor_too_large_is_refused_with_the_arithmetic():
-    widths = dict.fromkeys(("audio", "text", "video"), 127)
+    widths = {"audio": 127, "text": 127, "video": 127}
     with pytest.raises(ConfigError, match=r"\(127 \+ 1\) x .* = 2,097,152 numbers.*low_rank"):
         TensorFusion(widths, 64)
     TensorFusion(widths, 2)  # 4 million weights

@@ -1,5 +1,7 @@
 """Fusions over steps against NumPy, row by row and without padding."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -42,16 +44,16 @@ def row_of(steps: dict[str, Steps], row: int) -> tuple[Arrays, Arrays]:
     return values, {m: s.times_BT[row, : LENGTHS[m][row]].numpy() for m, s in steps.items()}
 
 
-def linear(layer: nn.Module, x: np.ndarray) -> np.ndarray:
+def linear(layer: Any, x: np.ndarray) -> np.ndarray:
     return x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
 
 
-def layer_norm(norm: nn.Module, x: np.ndarray) -> np.ndarray:
+def layer_norm(norm: Any, x: np.ndarray) -> np.ndarray:
     scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     return scaled * norm.weight.detach().numpy() + norm.bias.detach().numpy()
 
 
-def attention_block(block: AttentionBlock, z: np.ndarray, x: np.ndarray) -> np.ndarray:
+def attention_block(block: Any, z: np.ndarray, x: np.ndarray) -> np.ndarray:
     """[S, H] and [T, H] → [S, H], head by head and query by query."""
     z_norm, x_norm = layer_norm(block.norm, z), layer_norm(block.norm, x)
     q, k, v = linear(block.query, z_norm), linear(block.key, x_norm), linear(block.value, x_norm)
@@ -66,7 +68,7 @@ def attention_block(block: AttentionBlock, z: np.ndarray, x: np.ndarray) -> np.n
     return u + linear(block.mlp[4], np.maximum(linear(block.mlp[1], layer_norm(block.mlp[0], u)), 0))
 
 
-def positioned(projection: nn.Module, x: np.ndarray) -> np.ndarray:
+def positioned(projection: Any, x: np.ndarray) -> np.ndarray:
     z = linear(projection.project.linear, x)
     return z + sinusoidal_positions(len(z), z.shape[1]).numpy()
 
@@ -137,6 +139,7 @@ def test_spatial_mixes_as_its_formula(steps):
     cells = cells_of([steps[name] for name in WIDTHS], 3)
     y = fusion(steps)
     gelu = nn.functional.gelu
+    layers: Any = fusion.layers
     for row in MIXED:
         tokens, filled = [], []
         for name, cell in zip(WIDTHS, cells, strict=True):
@@ -145,7 +148,7 @@ def test_spatial_mixes_as_its_formula(steps):
             tokens.append(linear(fusion.project[name].linear, grid.values_BTH[row].numpy()))
         mask = np.array(filled)[:, None]
         u = np.concatenate(tokens) * mask
-        for layer in fusion.layers:
+        for layer in layers:
             for norm, mix, axis in (
                 (layer.cell_norm, layer.across_cells, 0),
                 (layer.unit_norm, layer.across_units, 1),

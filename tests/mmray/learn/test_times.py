@@ -10,7 +10,7 @@ LENGTHS = {"frames": [3, 0, 2, 1], "sound": [4, 4, 0, 0], "words": [2, 2, 2, 3]}
 
 def feature_table() -> pa.Table:
     """`frames` with times of their own in row 0 only, `sound` with start and step, `words` with none."""
-    columns = {"sample_id": ["a", "b", "c", "d"], "split": ["train"] * 4}
+    columns: dict[str, list] = {"sample_id": ["a", "b", "c", "d"], "split": ["train"] * 4}
     for name, lengths in LENGTHS.items():
         word = name == "words"
         columns[name] = [[("w" if word else [1.0])] * n if n else None for n in lengths]
