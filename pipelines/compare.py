@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mmray.config import Config, override
+from mmray.config import CompareConfig, Config, TuneConfig, override
 from mmray.errors import MmrayError, TableError
 from mmray.fingerprint import hash_of
 from mmray.plan import plan_compare
@@ -91,12 +91,14 @@ def planned_runs(config: Config, fingerprint: str) -> list[Run]:
     if len(config.features) > 1:
         models |= {f"{name} only": {"features": [name]} for name in config.features}
     models |= config.compare.models or {"fused": {}}
+    # A model's config is checked by itself: what is searched or compared is not about the changed one.
+    alone = config.model_copy(update={"compare": CompareConfig(), "tune": TuneConfig()})
     runs = []
     for model, changes in models.items():
         features = tuple(changes.get("features", config.features))
         settings = {dotted: value for dotted, value in changes.items() if dotted != "features"}
         for variant, more in enumerate(config.compare.variants or [{}]):
-            varied = override(override(config, settings), more)
+            varied = override(override(alone, settings), more)
             for seed in config.compare.seeds:
                 seeded = override(varied, {"train.seed": seed})
                 key = _key(seeded, features, fingerprint)
