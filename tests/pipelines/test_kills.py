@@ -54,11 +54,17 @@ def processes_with(marker: str) -> dict[int, str]:
     return found
 
 
-def wait_for(condition: Callable[[], object], what: str | Callable[[], str], seconds: float = GONE_S) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what() if callable(what) else what} did not come within {seconds} s")
+        assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
+        time.sleep(0.05)
+
+
+def wait_until_gone(marker: str, seconds: float, besides: tuple[str, ...] = ()) -> None:
+    deadline = time.monotonic() + seconds
+    while left := [name for name in processes_with(marker).values() if not name.startswith(besides)]:
+        assert time.monotonic() < deadline, f"still there after {seconds} s: {left}"
         time.sleep(0.05)
 
 
