@@ -25,7 +25,10 @@ from pipelines import cluster
 from pipelines.extract import extract
 
 ROUNDS = int(os.environ.get("MMRAY_KILL_ROUNDS", "5"))
-GONE_S = 60.0  # for processes to end; they take a second
+GONE_S = 60.0  # for processes to end; they take seconds
+# These two hold no work; they may try for a minute to tell the dead head that it is dead.
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+AGENTS_GONE_S = 240.0
 
 
 def rows_of(config: Config) -> pa.Table:
@@ -38,29 +41,37 @@ def local_files(config: Config) -> dict[str, tuple]:
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
-def processes_with(marker: str) -> list[int]:
-    """Processes in whose environment the marker is: a driver, its Ray, and all that these started."""
-    found = []
+def processes_with(marker: str) -> dict[int, str]:
+    """Running processes in whose environment the marker is: a driver, its Ray, all that these started."""
+    found = {}
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
             if marker.encode() in environment.read_bytes():
-                found.append(int(environment.parent.name))
+                command = (environment.parent / "cmdline").read_bytes()
+                found[int(environment.parent.name)] = command.replace(b"\0", b" ").decode()[:200]
         except OSError:  # it ended meanwhile, or is another user's
             continue
     return found
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = GONE_S) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
         time.sleep(0.05)
 
 
+def wait_until_gone(marker: str, seconds: float, besides: tuple[str, ...] = ()) -> None:
+    deadline = time.monotonic() + seconds
+    while left := [name for name in processes_with(marker).values() if not name.startswith(besides)]:
+        assert time.monotonic() < deadline, f"still there after {seconds} s: {left}"
+        time.sleep(0.05)
+
+
 def kill_once(config: Config, path: Path, files: Callable[[Config], dict[str, tuple]], seed: int) -> bool:
     """Run `mmray extract` and kill -9 it at a random point; returns whether it had ended before that."""
     rng, before = random.Random(seed), files(config)
-    marker, log = f"{os.getpid()}-{seed}", path.with_suffix(f".{seed}.log")
+    marker, log = f"{os.getpid()}-{path.parent.name}-{seed}", path.with_suffix(f".{seed}.log")
     environment = {**os.environ, "MMRAY_TEST_MARKER": marker}
     environment.pop("RAY_ADDRESS", None)
     with log.open("wb") as told:
@@ -74,7 +85,7 @@ def kill_once(config: Config, path: Path, files: Callable[[Config], dict[str, tu
     except subprocess.TimeoutExpired:
         driver.kill()
     ended = driver.wait()
-    wait_for(lambda: not processes_with(f"MMRAY_TEST_MARKER={marker}"), "the end of all that it started")
+    wait_until_gone(f"MMRAY_TEST_MARKER={marker}", GONE_S, besides=AGENTS)
     assert ended in (0, -signal.SIGKILL), log.read_text()
     assert before.items() <= files(config).items(), "finished work was done again"
     return ended == 0
@@ -102,6 +113,7 @@ def test_killed_drivers_lose_and_repeat_nothing(where, ray_cluster, s3, clip_pro
     assert before.items() <= files(config).items()
     assert summary["rows"] == len(clips.faults)
     assert rows_of(config).equals(rows_of(undisturbed)), "to the byte"
+    wait_until_gone(f"MMRAY_TEST_MARKER={os.getpid()}-{tmp_path.name}", AGENTS_GONE_S)
 
 
 def test_a_killed_actor_costs_no_row(ray_cluster, clip_project, clips):
