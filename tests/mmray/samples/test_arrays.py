@@ -48,8 +48,8 @@ def test_a_pickle_of_splits_is_the_arrays_it_was_made_of(tmp_path, protocol):
 def test_npz_and_hdf5_hold_splits_as_groups_or_as_a_column(tmp_path):
     h5py = pytest.importorskip("h5py")
     grouped: dict = {f"{split}/{name}": x for split, part in PARTS.items() for name, x in part.items()}
-    flat = {name: np.concatenate([part[name] for part in PARTS.values()]) for name in PARTS["train"]}
-    np.savez(tmp_path / "grouped.npz", **grouped)  # pyright: ignore[reportArgumentType]
+    flat: dict = {name: np.concatenate([part[name] for part in PARTS.values()]) for name in PARTS["train"]}
+    np.savez(tmp_path / "grouped.npz", **grouped)
     np.savez(tmp_path / "flat.npz", **flat, split=np.array(SPLITS))
     with h5py.File(tmp_path / "grouped.h5", "w") as file:
         for name, array in grouped.items():
