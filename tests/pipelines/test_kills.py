@@ -1,6 +1,6 @@
 """kill -9 of drivers, actors and stages: nothing is lost, done twice, left running, or waited for.
 
-MMRAY_KILL_ROUNDS kills of the driver at random points (5; tests/benchmarks/kill_rounds.py takes 30).
+MMRAY_KILL_ROUNDS kills of the driver at random points (3; tests/benchmarks/kill_rounds.py takes 30).
 """
 
 import os
@@ -24,7 +24,7 @@ from mmray.storage import Storage
 from pipelines import cluster
 from pipelines.extract import extract
 
-ROUNDS = int(os.environ.get("MMRAY_KILL_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("MMRAY_KILL_ROUNDS", "3"))
 GONE_S = 60.0  # for processes to end; they take seconds
 # These two hold no work; they may try for a minute to tell the dead head that it is dead.
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
