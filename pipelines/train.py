@@ -106,7 +106,7 @@ def check_targets(config: Config, data: Any) -> None:
     Raises:
         SamplesError: where train or val is empty, or a label is not known from training.
     """
-    from mmray.learn.codes import fit_codes
+    from mmray.learn.fitting import fit_codes
 
     for split in ("train", "val"):
         if not (data.split == split).any():

@@ -1,10 +1,10 @@
 """How a model learns, and which settings to search."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmray.config.base import Auto, Positive, PositiveFloat, Section
+from mmray.config.base import Auto, Name, Positive, PositiveFloat, Section
 
 
 class TrainConfig(Section):
@@ -20,6 +20,8 @@ class TrainConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     clip_norm: PositiveFloat | None = 1.0
     """Largest gradient norm; null: no clipping."""
+    loss_weights: dict[Name, PositiveFloat] | Literal["uncertainty"] = {}
+    """Weight of each target's loss (1 where not named), or `uncertainty`: learned in training."""
     patience: Positive = 5
     """Epochs without a better `monitor` before training stops."""
     monitor: str = "loss"

@@ -9,6 +9,10 @@ A length of 0 means absent, in the table, in the batch and here: hiding a modali
 measure what it contributes, is setting its lengths to 0. With nothing present the output is the prior:
 what the train split says before anything is seen. It is set from counts like the standardisation, not
 learned: no row without modalities is trained on.
+
+With unimodal heads each modality's vector also predicts alone, as output `modality/target`: the prior where
+it is absent, so that such a row teaches that head nothing. They are for the loss and for comparison; the
+prediction is the fused output.
 """
 
 from collections.abc import Mapping
@@ -63,7 +67,9 @@ class Standardize(nn.Module):
 class FusionModel(nn.Module):
     """`inputs` (Standardize or Embedding) and `encoders` by modality, then `fusion` → {target: [B, C]}.
 
-    `fusion` is called with {modality: [B, H_m]} (zeros where absent) and {modality: [B] bool}.
+    `fusion` is called with {modality: [B, H_m]} (zeros where absent) and {modality: [B] bool}. `unimodal`
+    are heads on each modality's vector. With `learned_weights` there is a log variance for each target's
+    loss (`mmray.learn.losses`), which no output depends on.
     """
 
     def __init__(
@@ -73,14 +79,20 @@ class FusionModel(nn.Module):
         fusion: nn.Module,
         outputs: Mapping[str, int],
         modality_dropout: float = 0.0,
+        unimodal: Mapping[str, Heads] | None = None,
+        learned_weights: bool = False,
     ):
         super().__init__()
         self.inputs = NamedModules(inputs)
         self.encoders = NamedModules(encoders)
         self.fusion = fusion
         self.modality_dropout = modality_dropout
+        self.unimodal = NamedModules(unimodal or {})
+        self.learned_weights = sorted(outputs) if learned_weights else []
         for target, width in outputs.items():
             self.register_buffer(f"prior_{target}", torch.zeros(width))
+        for target in self.learned_weights:
+            self.register_parameter(f"log_variance_{target}", nn.Parameter(torch.zeros(())))
 
     @property
     def modalities(self) -> list[str]:
@@ -99,7 +111,7 @@ class FusionModel(nn.Module):
             self.get_buffer(f"prior_{target}").copy_(prior_C)
 
     def forward(self, inputs: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{m: [B, T, D] or [B, T]}, {m: [B] int64} → {target: [B, C]}."""
+        """{m: [B, T, D] or [B, T]}, {m: [B] int64} → {target: [B, C]}, and {"m/target": [B, C]} of heads."""
         if self.training and self.modality_dropout:
             lengths = self._hide(lengths)
         present = {name: lengths[name] > 0 for name in self.modalities}
@@ -107,10 +119,17 @@ class FusionModel(nn.Module):
         for name in self.modalities:
             vector_BH = self.encoders[name](self.inputs[name](inputs[name]), lengths[name])
             vectors[name] = torch.where(present[name][:, None], vector_BH, 0.0)
-        outputs = self.fusion(vectors, present)
-        some_B1 = torch.stack(list(present.values())).any(0)[:, None]
+        some = torch.stack(list(present.values())).any(0)
+        outputs = self._or_prior(self.fusion(vectors, present), some)
+        for name in self.unimodal.names:
+            alone = self._or_prior(self.unimodal[name](vectors[name]), present[name])
+            outputs |= {f"{name}/{target}": y_BC for target, y_BC in alone.items()}
+        return outputs
+
+    def _or_prior(self, outputs: Mapping[str, Tensor], seen_B: Tensor) -> dict[str, Tensor]:
+        """{target: [B, C]}, the prior where nothing was seen."""
         return {
-            target: torch.where(some_B1, y_BC, self.get_buffer(f"prior_{target}"))
+            target: torch.where(seen_B[:, None], y_BC, self.get_buffer(f"prior_{target}"))
             for target, y_BC in outputs.items()
         }
 
@@ -129,7 +148,11 @@ class FusionModel(nn.Module):
 
 
 def build_model(
-    model: config.ModelConfig, modalities: Mapping[str, ModalityShape], outputs: Mapping[str, int]
+    model: config.ModelConfig,
+    modalities: Mapping[str, ModalityShape],
+    outputs: Mapping[str, int],
+    *,
+    learned_weights: bool = False,
 ) -> FusionModel:
     """The model a config describes, for these modalities and {target: C}, freshly initialised."""
     inputs, encoders = {}, {}
@@ -143,7 +166,12 @@ def build_model(
         fusion = FusedHeads(concat, Heads(model.fusion.hidden, outputs))
     else:
         fusion = LateFusion(widths, outputs)
-    return FusionModel(inputs, encoders, fusion, outputs, model.modality_dropout)
+    unimodal = None
+    if model.unimodal_heads and len(modalities) > 1:
+        unimodal = {name: Heads(width, outputs) for name, width in widths.items()}
+    return FusionModel(
+        inputs, encoders, fusion, outputs, model.modality_dropout, unimodal, learned_weights=learned_weights
+    )
 
 
 def _input(shape: ModalityShape, embedding: int) -> nn.Module:

@@ -4,8 +4,8 @@ Each epoch: train on the global batches all ranks agree on, predict every labell
 (rank r takes rows r, r + world_size, …), let rank 0 compute the metrics and tell the others, keep the best
 weights, report. At the end the best weights meet the test split, once.
 
-Two workers learn what one would: a loss is divided by the number of known targets in the *global* batch
-and multiplied by the number of workers, which DDP's averaging of gradients takes back.
+Two workers learn what one would: a loss is divided by the weight of the known targets in the *global*
+batch and multiplied by the number of workers, which DDP's averaging of gradients takes back.
 
 Every epoch seeds its generators from (seed, epoch, rank): the same config gives the same bits on a CPU,
 also when it was interrupted and resumed.
@@ -27,7 +27,8 @@ from mmray.fusion.model import FusionModel
 from mmray.learn.batches import Examples, FeatureSet, epoch_batches
 from mmray.learn.checkpoint import Snapshot, load_snapshot, require_same_training
 from mmray.learn.codes import known
-from mmray.learn.evaluation import known_counts, loss_sums, standing, test_report, validation_metrics
+from mmray.learn.evaluation import standing, test_report, validation_metrics
+from mmray.learn.losses import Objective, loss_divisors, loss_sums
 from mmray.learn.predict import model_outputs
 from mmray.learn.ranks import Worker
 from mmray.learn.spec import ModelSpec, feature_statistics, make_spec
@@ -89,8 +90,8 @@ def fit(
 
     With `world_size` > 1 every rank calls this with the same arguments but `rank` and `device`, inside an
     initialised `torch.distributed` process group. Reported metrics: `epoch`, `train_loss`, `val_loss`,
-    `val/<target>/<metric>`, `best_epoch`, `bad_epochs`, `seconds`. A loss is the sum over targets of the
-    mean cross-entropy, or mean squared error in standard deviations, over the known truths.
+    `val/<target>/<metric>`, `best_epoch`, `bad_epochs`, `seconds`. A loss is the weighted sum over targets
+    of the mean over the known truths (`mmray.learn.losses`).
 
     Raises:
         SamplesError: where the train or val split has nothing to learn or compare with, or a label is new.
@@ -120,15 +121,17 @@ def fit(
         optimizer.load_state_dict(saved.optimizer)
         history, best_weights = saved.history, saved.weights
 
-    trained = worker.wrap(model)
+    trained, objective = worker.wrap(model), Objective(spec, model)
     while len(history) < train_config.epochs and not _gave_up(history, train_config.patience):
         epoch, started = len(history) + 1, time.perf_counter()
-        train_loss = _train_epoch(trained, optimizer, examples, rows["train"], train_config, epoch, worker)
+        train_loss = _train_epoch(
+            trained, objective, optimizer, examples, rows["train"], train_config, epoch, worker
+        )
         outputs = _all_outputs(model, examples, rows["val"], train_config.batch_size, worker)
         results: dict[str, float] = {}
         if rank == 0:
             results = {"epoch": epoch, "train_loss": train_loss}
-            results |= validation_metrics(spec, examples, rows["val"], outputs)
+            results |= validation_metrics(objective, examples, rows["val"], outputs)
             results |= standing([*history, results], train_config.monitor)
             results["seconds"] = time.perf_counter() - started
         results = worker.from_first(results)
@@ -205,6 +208,7 @@ def _gave_up(history: Sequence[Mapping[str, float]], patience: int) -> bool:
 
 def _train_epoch(
     model: nn.Module,
+    objective: Objective,
     optimizer: torch.optim.Optimizer,
     examples: Examples,
     rows: np.ndarray,
@@ -215,13 +219,14 @@ def _train_epoch(
     """One pass over `rows`; the mean training loss over all ranks."""
     _seed(config.seed, epoch, worker.rank)
     model.train()
-    sums = dict.fromkeys(examples.targets, 0.0)
+    targets = objective.spec.targets
+    sums = dict.fromkeys(targets, 0.0)
     steps = epoch_batches(len(rows), config.batch_size, epoch, config.seed, worker.rank, worker.world_size)
     for step, (everyone, own) in enumerate(steps, 1):
         batch = examples.batch(rows[own]).to(worker.device)
-        losses = loss_sums(model(batch.inputs, batch.lengths), batch.targets)
-        counts = known_counts(examples.targets, rows[everyone])
-        loss = torch.stack([losses[name] / counts[name] for name in losses]).sum()
+        losses = loss_sums(targets, model(batch.inputs, batch.lengths), batch.targets)
+        divisors = loss_divisors(targets, examples.targets, rows[everyone])
+        loss = objective.step(losses, divisors, share=1 / worker.world_size)
         optimizer.zero_grad()
         (loss * worker.world_size).backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf)
@@ -233,11 +238,11 @@ def _train_epoch(
                 "extreme values in the features and targets"
             )
         optimizer.step()
-        for name, value in losses.items():
-            sums[name] += value.item()
-    everyone = worker.gather(sums)
-    counts = known_counts(examples.targets, rows)
-    return sum(part[name] / counts[name] for part in everyone for name in counts)
+        for name in sums:
+            sums[name] += losses[name].item()
+    parts = worker.gather(sums)
+    total = {name: sum(part[name] for part in parts) for name in sums}
+    return objective.value(total, loss_divisors(targets, examples.targets, rows))
 
 
 def _all_outputs(

@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmray.config import ClassificationTarget, Config, SplitConfig
+from mmray.config import Config, SplitConfig
 from mmray.errors import SamplesError, StorageError, TableError
 from mmray.storage import SCHEMES, Storage, absolute, join, parent, scheme_of
-from mmray.tables import sample_schema
+from mmray.tables import sample_schema, target_type
 
 __all__ = ["SPLITS", "SamplePlan", "plan_samples"]
 
@@ -263,9 +263,10 @@ def _typed(ours: str, value: Any, config: Config, folder: str) -> Any:
     if ours in ("start_s", "end_s"):
         return _number(value)
     if ours in config.targets:
-        if isinstance(config.targets[ours], ClassificationTarget):
-            return _label(value)
-        return _number(value)
+        kind = target_type(config.targets[ours])
+        if pa.types.is_list(kind):
+            return _labels(value)
+        return _label(value) if pa.types.is_string(kind) else _number(value)
     if ours == "sample_id":
         return _label(value)
     if not isinstance(value, str):
@@ -295,6 +296,15 @@ def _label(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     raise ValueError(f"expected text or a whole number, got {value!r}")
+
+
+def _labels(value: Any) -> list[str]:
+    """A list, or text with `|` between the labels (and a lone `|` for none) → the labels, each once."""
+    if isinstance(value, str):
+        value = [label.strip() for label in value.split("|") if label.strip()]
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list of labels, or a|b, got {value!r}")
+    return list(dict.fromkeys(_label(label) for label in value))
 
 
 def _hash(sample_id: str) -> int:
