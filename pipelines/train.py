@@ -9,11 +9,9 @@ model is ever overwritten. Models on each feature alone, as plain Ray tasks, giv
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mmray.config import Config
 from mmray.errors import MmrayError, SamplesError, TableError
@@ -24,6 +22,7 @@ from mmray.storage import Storage, absolute_paths
 from pipelines import console
 from pipelines.epochs import EpochFeed, watch_training
 from pipelines.extract import features_folder
+from pipelines.results import pattern_rows, results_rows
 
 __all__ = ["load_features", "require_features", "train"]
 
@@ -58,11 +57,6 @@ def _train(config: Config, storage: Storage, run: str, features: str, address: s
     start = time.perf_counter()
     fused = _fit_on_workers(config, storage, run, features, workers)
     alone = _fit_alone(config, workers, features) if config.train.baselines else {}
-    rows = [
-        _majority_row(fused["test"]),
-        *(_row(f"{name} only", [name], test) for name, test in alone.items()),
-        _row("fused", list(config.features), fused["test"]),
-    ]
     return {
         "run": run,
         "model": config.path("train", run, "model"),
@@ -74,7 +68,8 @@ def _train(config: Config, storage: Storage, run: str, features: str, address: s
         "monitor": config.train.monitor,
         "workers": workers.count,
         "seconds": round(time.perf_counter() - start, 3),
-        "rows": rows,
+        "rows": results_rows(fused["test"], alone, list(config.features)),
+        "patterns": pattern_rows(fused["test"]),
         "splits": fused["splits"],
         "output": config.path("train", run),
     }
@@ -294,37 +289,3 @@ def fit_alone(settings: tuple[Config, Storage, str], feature: str) -> dict[str, 
         features_fingerprint=fingerprint,
     )
     return result.test
-
-
-def _row(model: str, features: list[str], test: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A line of the results table: every target's metrics, the main one with its interval."""
-    return {
-        "model": model,
-        "features": features,
-        "n": max((report["rows"] for report in test.values()), default=0),
-        "metrics": {
-            f"{name}/{metric}": _number(value)
-            for name, report in test.items()
-            for metric, value in report["metrics"].items()
-        },
-        "interval": {
-            f"{name}/{report['main']}": [_number(value) for value in report["interval"]]
-            for name, report in test.items()
-        },
-    }
-
-
-def _majority_row(test: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    row = _row("majority", [], {})
-    row["n"] = max((report["rows"] for report in test.values()), default=0)
-    row["metrics"] = {
-        f"{name}/{metric}": _number(value)
-        for name, report in test.items()
-        for metric, value in report["majority"].items()
-    }
-    return row
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: an undefined metric is null."""
-    return None if value is None or np.isnan(value) else float(value)

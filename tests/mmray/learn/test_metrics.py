@@ -37,7 +37,7 @@ def drawn(codes: TargetCodes, n: int, seed: int = 0) -> tuple[np.ndarray, np.nda
     outputs = rng.normal(size=(n, codes.width)).astype(np.float32)
     if isinstance(codes, LabelCodes):
         return outputs, rng.integers(0, 2, outputs.shape).astype(np.float32)
-    if isinstance(codes, ClassCodes) or codes.target.kind == "ordinal" and codes.target.scale is None:
+    if isinstance(codes, ClassCodes) or (codes.target.kind == "ordinal" and codes.target.scale is None):
         return outputs, rng.integers(0, 4, n)
     return outputs, rng.integers(-6, 7, n) / 2
 
@@ -146,7 +146,7 @@ def test_sentiment_metrics_are_those_of_a_loop_over_rows(n):
     pairs = list(zip(predicted.tolist(), truth.tolist()))
 
     def same(top: int) -> float:
-        return np.mean([round(max(-top, min(top, p))) == round(max(-top, min(top, t))) for p, t in pairs])
+        return sum(round(max(-top, min(top, p))) == round(max(-top, min(top, t))) for p, t in pairs) / n
 
     has0 = [p >= 0 for p, _ in pairs], [t >= 0 for _, t in pairs]
     non0 = [p > 0 for p, t in pairs if t], [t > 0 for _, t in pairs if t]
