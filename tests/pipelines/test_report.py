@@ -340,7 +340,7 @@ def test_training_curves(page):
 
 
 def test_results(page):
-    (results,) = page.tables["results"]
+    results = page.tables["results"][0]
     lines = [[words(cell) for cell in line] for line in results]
     assert lines[0] == [
         *("model", "features", "test samples"),

@@ -52,7 +52,7 @@ def mean_loss(codes: TargetCodes, y: torch.Tensor, truth: np.ndarray) -> torch.T
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_cross_entropy_is_torchs_over_the_known_truths(weights, smoothing):
-    y, seen = torch.randn(6, 3), INDICES >= 0
+    y, seen = torch.randn(6, 3), [0, 1, 3, 5]
     theirs = nn.CrossEntropyLoss(
         weight=None if weights is None else torch.tensor([*weights.values()]), label_smoothing=smoothing
     )
@@ -63,7 +63,7 @@ def test_cross_entropy_is_torchs_over_the_known_truths(weights, smoothing):
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_label_loss_is_torchs_over_the_known_truths(weights):
-    y, seen = torch.randn(6, 3), ~np.isnan(SETS[:, 0])
+    y, seen = torch.randn(6, 3), [0, 1, 3, 5]
     theirs = nn.BCEWithLogitsLoss(pos_weight=None if weights is None else torch.tensor([*weights.values()]))
     expected = theirs(y[seen], torch.from_numpy(SETS[seen]))
     torch.testing.assert_close(mean_loss(labels(positive_weights=weights), y, SETS), expected)
@@ -71,7 +71,7 @@ def test_label_loss_is_torchs_over_the_known_truths(weights):
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
 def test_number_loss_is_torchs_in_standard_deviations(loss):
-    y, seen = torch.randn(6, 1), np.flatnonzero(~np.isnan(VALUES))
+    y, seen = torch.randn(6, 1), [0, 2, 4, 5]
     theirs = {"mse": nn.MSELoss(), "mae": nn.L1Loss(), "huber": nn.HuberLoss()}[loss]
     expected = theirs(y[seen, 0], torch.from_numpy((VALUES[seen] - 10) / 2).float())
     torch.testing.assert_close(mean_loss(numbers(loss=loss), y, VALUES), expected)
