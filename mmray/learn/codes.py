@@ -29,6 +29,7 @@ __all__ = [
     "codes_from_json",
     "codes_to_json",
     "known",
+    "usable_std",
 ]
 
 SENTIMENT = 3
@@ -231,6 +232,11 @@ def known(encoded: np.ndarray) -> np.ndarray:
     if encoded.dtype == np.int64:
         return encoded >= 0
     return ~np.isnan(encoded if encoded.ndim == 1 else encoded.sum(1))
+
+
+def usable_std(mean: np.ndarray | float, std: np.ndarray | float) -> np.ndarray:
+    """`std`, but 1 where the values differ by no more than the rounding of their mean: nothing to scale."""
+    return np.where(std > 1e-6 * np.abs(mean), std, 1.0)
 
 
 def _indices(names: Sequence[str], values: np.ndarray) -> np.ndarray:

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 
 from mmray.config.metrics import lower_is_better, main_metric
+from mmray.learn.aggregate import bootstrap_interval, row_scores
 from mmray.learn.batches import Examples
 from mmray.learn.codes import ClassCodes, LevelCodes, TargetCodes, known
 from mmray.learn.losses import Objective, loss_divisors, loss_sums
-from mmray.learn.metrics import bootstrap_interval, confusion_matrix, row_scores, target_metrics
+from mmray.learn.metrics import confusion_matrix, target_metrics
 from mmray.learn.spec import ModelSpec
 
 __all__ = ["standing", "test_report", "validation_metrics"]

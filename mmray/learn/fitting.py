@@ -7,9 +7,9 @@ import numpy as np
 
 from mmray.config import ClassificationTarget, MultilabelTarget, OrdinalTarget, RegressionTarget, Target
 from mmray.errors import SamplesError
-from mmray.learn.codes import ClassCodes, LabelCodes, LevelCodes, NumberCodes, TargetCodes, known
+from mmray.learn.codes import ClassCodes, LabelCodes, LevelCodes, NumberCodes, TargetCodes, known, usable_std
 
-__all__ = ["fit_codes", "usable_std"]
+__all__ = ["fit_codes"]
 
 
 def fit_codes(
@@ -44,11 +44,6 @@ def fit_codes(
     balanced = counts.sum() / (len(classes) * np.maximum(counts, 1))
     weights = _weights(name, target.class_weights, classes, balanced)
     return ClassCodes(codes.target.model_copy(update={"class_weights": weights}))
-
-
-def usable_std(mean: np.ndarray | float, std: np.ndarray | float) -> np.ndarray:
-    """`std`, but 1 where the values differ by no more than the rounding of their mean: nothing to scale."""
-    return np.where(std > 1e-6 * np.abs(mean), std, 1.0)
 
 
 def _scale(name: str, values: np.ndarray, ids: np.ndarray, train: np.ndarray) -> tuple[float, float]:

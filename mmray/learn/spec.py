@@ -16,8 +16,8 @@ from mmray.config import ModelConfig, Target, TrainConfig
 from mmray.errors import TableError
 from mmray.fusion.model import FusionModel, ModalityShape, build_model
 from mmray.learn.batches import Examples, FeatureSet, Ragged
-from mmray.learn.codes import TargetCodes, Vocabulary, codes_from_json, codes_to_json
-from mmray.learn.fitting import fit_codes, usable_std
+from mmray.learn.codes import TargetCodes, Vocabulary, codes_from_json, codes_to_json, usable_std
+from mmray.learn.fitting import fit_codes
 
 __all__ = ["ModelSpec", "feature_statistics", "make_spec"]
 

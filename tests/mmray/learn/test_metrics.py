@@ -7,16 +7,14 @@ import sklearn.metrics as sk
 
 from mmray.config import ClassificationTarget, MultilabelTarget, OrdinalTarget, RegressionTarget
 from mmray.config.metrics import lower_is_better, main_metric, metric_names
+from mmray.learn.aggregate import bootstrap_interval, mean_std, row_scores
 from mmray.learn.codes import ClassCodes, LabelCodes, LevelCodes, NumberCodes, TargetCodes
 from mmray.learn.metrics import (
-    bootstrap_interval,
     class_metrics,
     confusion_matrix,
     label_metrics,
     level_metrics,
-    mean_std,
     number_metrics,
-    row_scores,
     sentiment_metrics,
     target_metrics,
 )
