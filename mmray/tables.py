@@ -1,7 +1,13 @@
 """Names, Arrow types and shapes of the sample, feature and prediction tables: the only place.
 
 Samples (a row a sample): `sample_id`, `split`, `start_s`, `end_s`, one column a media source used by
-the config (`video`, `audio`, `image`: URIs; `text`: inline), one column a target.
+the config (`video`, `audio`, `image`: URIs; `text`: inline), one column a target:
+
+    classification, ordinal classes          the class, string
+    multilabel                               the classes that hold, list<string>; [] none of them
+    regression, ordinal with a scale         float64
+
+and null where the truth is not known.
 
 Features (a row a sample, always): `sample_id`, `split`, the targets, then for each feature `m`:
 
@@ -14,8 +20,9 @@ Features (a row a sample, always): `sample_id`, `split`, the targets, then for e
 and `errors`, a list of {stage, modality, reason, detail, attempts}.
 
 Predictions (a row a sample): `sample_id`, `split`, for each target `t`: `t` (the truth where known),
-`t_predicted`, and for classes `t_probabilities` in the order the table's metadata names; then
-`present` (features the model saw), `model` (fingerprint), `errors`.
+`t_predicted` (in the type of `t`), and for all but regression `t_probabilities`, list<float>: of each
+class, in the order the table's metadata names, or of the levels -3 … 3 of an ordinal scale; then `present`
+(features the model saw), `model` (fingerprint), `errors`.
 
 Plain Arrow lists, not Ray's tensor extension: pandas, DuckDB, polars and Spark read them as they are.
 """
@@ -26,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from mmray.config import ClassificationTarget, Target
+from mmray.config import ClassificationTarget, MultilabelTarget, OrdinalTarget, RegressionTarget, Target
 
 __all__ = [
     "ERRORS",
@@ -37,6 +44,7 @@ __all__ = [
     "prediction_schema",
     "ragged_from_column",
     "sample_schema",
+    "target_type",
     "vectors_to_column",
 ]
 
@@ -73,8 +81,11 @@ class FeatureShape:
 
 
 def target_type(target: Target) -> pa.DataType:
-    """Arrow type of a target's column: a class is a string, a number a float64."""
-    return pa.string() if isinstance(target, ClassificationTarget) else pa.float64()
+    """Arrow type of a target's column: a class is a string, a set of them a list, a number a float64."""
+    if isinstance(target, MultilabelTarget):
+        return pa.list_(pa.string())
+    named = isinstance(target, ClassificationTarget) or (isinstance(target, OrdinalTarget) and target.classes)
+    return pa.string() if named else pa.float64()
 
 
 def sample_schema(sources: Sequence[str], targets: Mapping[str, Target]) -> pa.Schema:
@@ -125,7 +136,7 @@ def prediction_schema(targets: Mapping[str, Target]) -> pa.Schema:
             pa.field(name, target_type(target)),
             pa.field(f"{name}_predicted", target_type(target)),
         ]
-        if isinstance(target, ClassificationTarget):
+        if not isinstance(target, RegressionTarget):
             fields.append(pa.field(f"{name}_probabilities", pa.list_(pa.float32())))
     fields += [
         pa.field("present", pa.list_(pa.string()), nullable=False),

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mmray.config import CompareConfig, Config, TuneConfig, override
+from mmray.config.metrics import lower_is_better
 from mmray.errors import MmrayError, TableError
 from mmray.fingerprint import hash_of
 from mmray.plan import plan_compare
@@ -207,8 +208,6 @@ def _number(value: float) -> float | None:
 
 def table_rows(config: Config, results: Mapping[Run, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row a model: the majority, each feature alone, the models in the config's order."""
-    from mmray.learn.metrics import lower_is_better
-
     sign = 1 if lower_is_better(config.train.monitor) else -1
     by_model: dict[str, dict[int, list[Run]]] = {}
     for run in results:

@@ -46,7 +46,7 @@ def show(found: Mapping[str, Any]) -> None:
             console.out.print(console.failure_table(table["failures"]))
     if training := found["training"]:
         console.out.print(f"training: {training['model']}", markup=False)
-        console.out.print(console.results_table(training["rows"]))
+        console.show_results(training)
     if found["model"]:
         console.out.print_json(data=found["model"])
 

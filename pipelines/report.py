@@ -22,11 +22,18 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from mmray import __version__
-from mmray.config import ClassificationTarget, Config, Target, dump_config
-from mmray.explain.plots import confusion_figure, scatter_figure, scores_figure, to_svg, training_figure
+from mmray.config import Config, MultilabelTarget, OrdinalTarget, RegressionTarget, Target, dump_config
+from mmray.explain.plots import (
+    confusion_figure,
+    labels_figure,
+    scatter_figure,
+    scores_figure,
+    to_svg,
+    training_figure,
+)
 from mmray.partitions import read_table
 from mmray.storage import Storage
-from mmray.tables import errors_of
+from mmray.tables import errors_of, target_type
 from pipelines.compare import plots
 
 __all__ = ["write_report"]
@@ -60,6 +67,7 @@ def write_report(output: str, storage: Storage, config: Config) -> str:
         rate=_rate(extract),
         train=train,
         results=train and _results(train["rows"]),
+        patterns=_patterns(train),
         training_plot=train
         and _svg("training", training_figure(train["history"], train["best_epoch"], train["monitor"])),
         score_plots=_score_plots(config, train),
@@ -136,10 +144,11 @@ def _count(data: Data, config: Config, part: pa.Table) -> None:
     data.rows += part.num_rows
     data.splits.update(splits)
     for name, target in config.targets.items():
-        if isinstance(target, ClassificationTarget):
+        if not pa.types.is_floating(target_type(target)):
             classes = data.classes.setdefault(name, defaultdict(Counter))
-            for label, split in zip(part[name].to_pylist(), splits):
-                classes["(unknown)" if label is None else label][split] += 1
+            for truth, split in zip(part[name].to_pylist(), splits):
+                for label in ["(unknown)"] if truth is None else _labels(truth):
+                    classes[label][split] += 1
         else:
             spreads = data.numbers.setdefault(name, defaultdict(Spread))
             values = part[name].to_numpy().astype(float)
@@ -152,6 +161,11 @@ def _count(data: Data, config: Config, part: pa.Table) -> None:
         data.failures[modality, reason] += 1
         if len(data.examples[modality, reason]) < EXAMPLES:
             data.examples[modality, reason].append(error)
+
+
+def _labels(truth: str | list[str]) -> list[str]:
+    """A class, or the classes of a set; an empty one counts too."""
+    return [truth] if isinstance(truth, str) else truth or ["(none)"]
 
 
 def _rate(extract: Mapping[str, Any] | None) -> float | None:
@@ -168,6 +182,14 @@ def _results(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
     ordered = sorted(rows, key=lambda row: len(row["features"]) + (row["model"] == "fused"))
     metrics = dict.fromkeys(name for row in ordered for name in row["metrics"])
     return {"rows": ordered, "metrics": [*metrics]}
+
+
+def _patterns(train: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The table by present features, as `_results`; None where all test samples have the same."""
+    rows = train.get("patterns", []) if train else []  # absent in results of mmray 0.1
+    if len(rows) < 2:
+        return None
+    return {"rows": rows, "metrics": [*dict.fromkeys(name for row in rows for name in row["metrics"])]}
 
 
 def _score_plots(config: Config, train: Mapping[str, Any] | None) -> list[Markup]:
@@ -212,7 +234,10 @@ def _predictions(config: Config, storage: Storage, folder: str) -> Predictions |
             both = zip(test[name].to_pylist(), test[f"{name}_predicted"].to_pylist())
             known = [pair for pair in both if None not in pair]
             counts[name] += len(known)
-            if isinstance(target, ClassificationTarget) or len(pairs[name]) < POINTS:
+            kind = target_type(target)
+            if pa.types.is_list(kind):
+                known = [pair for truth, predicted in known for pair in _of_labels(truth, predicted)]
+            if not pa.types.is_floating(kind) or len(pairs[name]) < POINTS:
                 pairs[name].update(known)
     plots = [
         _svg(f"predictions-{name}", _prediction_figure(config.targets[name], name, counter))
@@ -222,14 +247,33 @@ def _predictions(config: Config, storage: Storage, folder: str) -> Predictions |
     return Predictions(summary, {name: counts[name] for name in config.targets}, plots)
 
 
+def _of_labels(truth: list[str], predicted: list[str]) -> list[tuple[str, str]]:
+    """Two sets of classes → (class, hit | missed | wrong), one for each class of either."""
+    return [
+        (label, "hit" if label in truth and label in predicted else "missed" if label in truth else "wrong")
+        for label in {*truth, *predicted}
+    ]
+
+
 def _prediction_figure(target: Target, name: str, pairs: Counter) -> Figure:
-    """How often each (truth, predicted) was met: a confusion matrix, or points."""
-    if not isinstance(target, ClassificationTarget):
+    """How often each pair was met: a confusion matrix or points of (truth, predicted), or bars by label."""
+    if isinstance(target, RegressionTarget) or (isinstance(target, OrdinalTarget) and not target.classes):
         return scatter_figure([truth for truth, _ in pairs], [predicted for _, predicted in pairs], name)
+    if isinstance(target, MultilabelTarget):
+        labels = target.classes or sorted({label for label, _ in pairs})
+        return labels_figure({label: _scores(label, pairs) for label in labels}, name)
     met = sorted({label for pair in pairs for label in pair})
     classes: list[str] = [*(target.classes or met)]
     counts = np.array([[pairs[truth, predicted] for predicted in classes] for truth in classes])
     return confusion_figure(counts, classes, name)
+
+
+def _scores(label: str, pairs: Counter) -> tuple[float, float]:
+    """Precision and recall of a label; NaN where it is never predicted, or never true."""
+    hit, missed, wrong = (pairs[label, kind] for kind in ("hit", "missed", "wrong"))
+    return hit / (hit + wrong) if hit + wrong else math.nan, hit / (
+        hit + missed
+    ) if hit + missed else math.nan
 
 
 # ------------------------------------------------------------------------------------ the rest

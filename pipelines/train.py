@@ -11,11 +11,9 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mmray.config import Config
 from mmray.errors import MmrayError, SamplesError, TableError
@@ -26,6 +24,7 @@ from pipelines import console
 from pipelines.epochs import EpochFeed, watch_training
 from pipelines.extract import features_folder
 from pipelines.feeding import load_features, open_table, streaming_window
+from pipelines.results import pattern_rows, results_rows
 
 __all__ = ["check_targets", "other_model", "require_features", "train"]
 
@@ -62,11 +61,6 @@ def _train(config: Config, storage: Storage, run: str, features: str, address: s
     start = time.perf_counter()
     fused = _fit_on_workers(config, storage, run, features, workers, window)
     alone = _fit_alone(config, workers, features, window) if config.train.baselines else {}
-    rows = [
-        _majority_row(fused["test"]),
-        *(_row(f"{name} only", [name], test) for name, test in alone.items()),
-        _row("fused", list(config.features), fused["test"]),
-    ]
     return {
         "run": run,
         "model": config.path("train", run, "model"),
@@ -80,7 +74,8 @@ def _train(config: Config, storage: Storage, run: str, features: str, address: s
         "streamed": window is not None,
         "transfer": fused["transfer"],
         "seconds": round(time.perf_counter() - start, 3),
-        "rows": rows,
+        "rows": results_rows(fused["test"], alone, list(config.features)),
+        "patterns": pattern_rows(fused["test"]),
         "splits": fused["splits"],
         "output": config.path("train", run),
     }
@@ -112,7 +107,7 @@ def check_targets(config: Config, data: Any) -> None:
     Raises:
         SamplesError: where train or val is empty, or a label is not known from training.
     """
-    from mmray.learn.codes import fit_codes
+    from mmray.learn.fitting import fit_codes
 
     for split in ("train", "val"):
         if not (data.split == split).any():
@@ -316,37 +311,3 @@ def fit_alone(settings: tuple[Config, Storage, str, int | None], feature: str) -
         features_fingerprint=fingerprint,
     )
     return result.test
-
-
-def _row(model: str, features: list[str], test: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A line of the results table: every target's metrics, the main one with its interval."""
-    return {
-        "model": model,
-        "features": features,
-        "n": max((report["rows"] for report in test.values()), default=0),
-        "metrics": {
-            f"{name}/{metric}": _number(value)
-            for name, report in test.items()
-            for metric, value in report["metrics"].items()
-        },
-        "interval": {
-            f"{name}/{report['main']}": [_number(value) for value in report["interval"]]
-            for name, report in test.items()
-        },
-    }
-
-
-def _majority_row(test: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    row = _row("majority", [], {})
-    row["n"] = max((report["rows"] for report in test.values()), default=0)
-    row["metrics"] = {
-        f"{name}/{metric}": _number(value)
-        for name, report in test.items()
-        for metric, value in report["majority"].items()
-    }
-    return row
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: an undefined metric is null."""
-    return None if value is None or np.isnan(value) else float(value)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mmray.config import Config, Space, dump_config, override
+from mmray.config.metrics import lower_is_better
 from mmray.errors import ConfigError, TableError
 from mmray.fingerprint import hash_of
 from mmray.plan import Pool, Workers, plan_memory, plan_tune
@@ -196,8 +197,6 @@ def _domain(space: Space) -> Any:
 
 def _mode(config: Config) -> str:
     """Whether a lower or a higher `monitor` is better."""
-    from mmray.learn.metrics import lower_is_better
-
     return "min" if lower_is_better(config.train.monitor) else "max"
 
 

@@ -6,6 +6,7 @@ is answered in a fraction of a second.
 
     sections   the whole project; its parts, with their defaults, in
                samples, targets, features, model, training, running
+    metrics    the metrics each target has, and which way they are better
     text       YAML ⇄ plain values
     nested     values at dotted paths
     rules      what types cannot say
@@ -51,7 +52,13 @@ from mmray.config.reading import dump_config, load_config, override
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, SplitConfig, StorageConfig
 from mmray.config.sections import Config
-from mmray.config.targets import ClassificationTarget, RegressionTarget, Target
+from mmray.config.targets import (
+    ClassificationTarget,
+    MultilabelTarget,
+    OrdinalTarget,
+    RegressionTarget,
+    Target,
+)
 from mmray.config.training import CompareConfig, Space, TrainConfig, TuneConfig
 
 __all__ = [
@@ -75,6 +82,8 @@ __all__ = [
     "MfccFeature",
     "MlpEncoder",
     "ModelConfig",
+    "MultilabelTarget",
+    "OrdinalTarget",
     "Readout",
     "RecurrentEncoder",
     "RegressionTarget",

@@ -74,7 +74,8 @@ def _follow(location: tuple) -> tuple[list[str], type[BaseModel] | None, Any]:
             kind = tagged[0]
             continue
         container = _container(kind)
-        if part == "[key]" or not (options or container):
+        # Of a mapping or a word, the branches are called dict[…] and literal[…].
+        if part == "[key]" or not (options or container) or re.match(r"(dict|literal)\[", str(part)):
             continue
         keys.append(str(part))
         if options:
@@ -103,8 +104,11 @@ def _tags(model: type[BaseModel]) -> tuple:
 
 def _container(kind: Any) -> Any:
     """The dict, list or tuple among the options of an annotation, if there is one."""
-    options = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-    return next((option for option in options if typing.get_origin(option) in (dict, list, tuple)), None)
+    if typing.get_origin(kind) is Annotated:
+        return _container(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return next((found for option in typing.get_args(kind) if (found := _container(option))), None)
+    return kind if typing.get_origin(kind) in (dict, list, tuple) else None
 
 
 def did_you_mean(word: str, known: typing.Iterable[str]) -> str:

@@ -216,5 +216,7 @@ class ModelConfig(Section):
     fusion: Fusion = ConcatFusion(kind="concat")
     embedding: Positive = 64
     """Width of the embedding learned for token features."""
+    unimodal_heads: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the losses of heads on each modality's own vector, beside the fused ones; 0: none."""
     modality_dropout: Fraction = 0.0
     """Chance to hide a present modality from the model during training (never all of them)."""

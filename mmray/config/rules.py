@@ -4,6 +4,7 @@ from pydantic import ValidationError
 
 from mmray.config.explain import did_you_mean, explain, merged
 from mmray.config.features import MEDIA_SOURCES
+from mmray.config.metrics import metric_names
 from mmray.config.nested import assign, set_at, with_tuples
 from mmray.config.sections import Config
 
@@ -33,16 +34,16 @@ def broken_rules(config: Config) -> list[tuple[str, str]]:
         ]
     if config.train.monitor != "loss":
         target, _, metric = config.train.monitor.partition("/")
-        metrics = {
-            "classification": ("accuracy", "f1_macro"),
-            "regression": ("mae", "correlation"),
-        }
         if target not in config.targets:
             hint = did_you_mean(target, config.targets)
             faults.append(("train.monitor", f"no target is named {target!r}{hint}"))
-        elif metric not in metrics[config.targets[target].kind]:
-            allowed = ", ".join(f"{target}/{m}" for m in metrics[config.targets[target].kind])
+        elif metric not in metric_names(config.targets[target]):
+            allowed = ", ".join(f"{target}/{m}" for m in metric_names(config.targets[target]))
             faults.append(("train.monitor", f"must be loss or one of {allowed}"))
+    if isinstance(config.train.loss_weights, dict):
+        for name in config.train.loss_weights.keys() - config.targets.keys():
+            hint = did_you_mean(name, config.targets)
+            faults.append((f"train.loss_weights.{name}", f"no target has this name{hint}"))
     return faults + _unsearchable(config) + _incomparable(config)
 
 

@@ -39,6 +39,8 @@ class TrainConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     clip_norm: PositiveFloat | None = 1.0
     """Largest gradient norm; null: no clipping."""
+    loss_weights: dict[Name, PositiveFloat] | Literal["uncertainty"] = {}
+    """Weight of each target's loss (1 where not named), or `uncertainty`: learned in training."""
     patience: Positive = 5
     """Epochs without a better `monitor` before training stops."""
     monitor: str = "loss"

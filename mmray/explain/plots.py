@@ -15,7 +15,14 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 
-__all__ = ["confusion_figure", "scatter_figure", "scores_figure", "to_svg", "training_figure"]
+__all__ = [
+    "confusion_figure",
+    "labels_figure",
+    "scatter_figure",
+    "scores_figure",
+    "to_svg",
+    "training_figure",
+]
 
 BLUE, ORANGE, GREY = "#3b82f6", "#f08c2e", "#8a94a3"
 INK = "#010203"  # stands for the page's own text colour
@@ -120,7 +127,7 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> 
         axes.invert_yaxis()
         font = 10 if size <= MAX_WRITTEN_CLASSES else max(4, 160 / size)
         middles = np.arange(size) + 0.5
-        labels = [label if len(label) <= MAX_LETTERS else f"{label[: MAX_LETTERS - 1]}…" for label in classes]
+        labels = [_cut(label) for label in classes]
         axes.set_xticks(middles, labels, rotation=90 if max(map(len, labels)) > 3 else 0, fontsize=font)
         axes.set_yticks(middles, labels, fontsize=font)
         axes.tick_params(length=0)
@@ -130,6 +137,24 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> 
                 axes.text(column + 0.5, row + 0.5, str(counts[row, column]), ha="center", va="center")
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
+        axes.set_title(title)
+    return figure
+
+
+def labels_figure(scores: Mapping[str, tuple[float, float]], title: str) -> Figure:
+    """A pair of bars a label, from top to bottom: {label: (precision, recall)}, NaN where undefined."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 0.9 + 0.42 * len(scores)), layout="constrained")
+        axes = figure.subplots()
+        y = np.arange(len(scores))
+        for offset, column, label, color in ((-0.2, 0, "precision", BLUE), (0.2, 1, "recall", ORANGE)):
+            axes.barh(y + offset, [pair[column] for pair in scores.values()], 0.36, color=color, label=label)
+        axes.set_yticks(y, [_cut(label) for label in scores])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        axes.legend(fontsize=9)
         axes.set_title(title)
     return figure
 
@@ -152,3 +177,7 @@ def scatter_figure(truth: Sequence[float], predicted: Sequence[float], title: st
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= MAX_LETTERS else f"{label[: MAX_LETTERS - 1]}…"

@@ -34,7 +34,11 @@ class ModalityShape:
 
 
 def build_model(
-    model: config.ModelConfig, modalities: Mapping[str, ModalityShape], outputs: Mapping[str, int]
+    model: config.ModelConfig,
+    modalities: Mapping[str, ModalityShape],
+    outputs: Mapping[str, int],
+    *,
+    learned_weights: bool = False,
 ) -> FusionModel:
     """The model a config describes, for these modalities and {target: C}, freshly initialised.
 
@@ -54,7 +58,12 @@ def build_model(
     else:
         fused, width = _fusion(model.fusion, widths)
         fusion = FusedHeads(fused, Heads(width, outputs))
-    return FusionModel(inputs, encoders, fusion, outputs, model.modality_dropout)
+    unimodal = None
+    if model.unimodal_heads and len(modalities) > 1:
+        unimodal = {name: Heads(width, outputs) for name, width in widths.items()}
+    return FusionModel(
+        inputs, encoders, fusion, outputs, model.modality_dropout, unimodal, learned_weights=learned_weights
+    )
 
 
 def _input(shape: ModalityShape, embedding: int) -> nn.Module:

@@ -1,24 +1,66 @@
 """A vector a row [B, F] → one output a target {target: [B, C]}.
 
-C is the number of classes (logits) or 1 (a number in units of the train split's standard deviation).
+C is the number of classes (logits, also of a multilabel target), 1 (a number in units of the train split's
+standard deviation), or the number of thresholds between ordered levels (logits of being above each).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmray.fusion.named import NamedModules
 
-__all__ = ["FusedHeads", "Heads"]
+__all__ = ["FusedHeads", "Heads", "OrdinalHead", "Thresholds"]
+
+
+class Thresholds(int):
+    """The C of an ordinal output: how many thresholds lie between its levels, one less than levels.
+
+    A number like any other C to a fusion, so that only `Heads` need know what it stands for.
+    """
+
+
+class OrdinalHead(nn.Module):
+    """One direction and ordered thresholds: the logits of P(level > k), falling in k for every row.
+
+        logit P(level > k) = w · x + b_k,    b_0 free,  b_k = b_(k-1) - softplus(d_k)
+
+    The proportional-odds model of McCullagh 1980, "Regression models for ordinal data"; trained by binary
+    losses it is CORAL (Cao, Mirjalili, Raschka 2020, "Rank consistent ordinal regression for neural
+    networks"). CORAL's biases are in order at the optimum; written as steps down they are so always.
+    """
+
+    def __init__(self, width_in: int, thresholds: int):
+        super().__init__()
+        self.direction = nn.Linear(width_in, 1, bias=False)
+        # At first every level is as likely as the next.
+        above_K = 1 - torch.arange(1, thresholds + 1) / (thresholds + 1)
+        bias_K = above_K.logit()
+        self.first = nn.Parameter(bias_K[:1].clone())
+        self.steps = nn.Parameter((bias_K[:-1] - bias_K[1:]).expm1().log())
+
+    def forward(self, x_BF: Tensor) -> Tensor:
+        """[B, F] → [B, thresholds]."""
+        down_K = torch.cat([self.first.new_zeros(1), F.softplus(self.steps).cumsum(0)])
+        return self.direction(x_BF) + self.first - down_K
 
 
 class Heads(nn.Module):
-    """A linear layer for each target; `outputs` is {target: C}."""
+    """A linear layer for each target, ordinal where its C is `Thresholds`; `outputs` is {target: C}."""
 
     def __init__(self, width_in: int, outputs: Mapping[str, int]):
         super().__init__()
-        self.targets = NamedModules({name: nn.Linear(width_in, width) for name, width in outputs.items()})
+        self.targets = NamedModules(
+            {
+                name: OrdinalHead(width_in, width)
+                if isinstance(width, Thresholds)
+                else nn.Linear(width_in, width)
+                for name, width in outputs.items()
+            }
+        )
 
     def forward(self, x_BF: Tensor) -> dict[str, Tensor]:
         """[B, F] → {target: [B, C]}."""

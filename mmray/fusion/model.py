@@ -9,6 +9,10 @@ A length of 0 means absent, in the table, in the batch and here: hiding a modali
 measure what it contributes, is setting its lengths to 0. With nothing present the output is the prior:
 what the train split says before anything is seen. It is set from counts like the standardisation, not
 learned: no row without modalities is trained on.
+
+With unimodal heads each modality's vector also predicts alone, as output `modality/target`: the prior where
+it is absent, so that such a row teaches that head nothing. They are for the loss and for comparison; the
+prediction is the fused output.
 """
 
 from collections.abc import Mapping
@@ -16,8 +20,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mmray.fusion.heads import Heads
 from mmray.fusion.named import NamedModules
-from mmray.fusion.steps import Steps, step_mask
+from mmray.fusion.steps import Steps, masked_mean, step_mask
 
 __all__ = ["PADDING", "UNKNOWN", "FusionModel", "Standardize"]
 
@@ -51,6 +56,9 @@ class FusionModel(nn.Module):
 
     `fusion.takes` says what `fusion` is called with: "vectors", {modality: [B, H_m]} (zeros where absent)
     and {modality: [B] bool}; or "steps", {modality: Steps}, for which encoders need no readout.
+    `unimodal` are heads on each modality's vector (the mean of its steps, for a fusion over steps). With
+    `learned_weights` there is a log variance for each target's loss (`mmray.learn.losses`), which no output
+    depends on.
     """
 
     def __init__(
@@ -60,14 +68,20 @@ class FusionModel(nn.Module):
         fusion: nn.Module,
         outputs: Mapping[str, int],
         modality_dropout: float = 0.0,
+        unimodal: Mapping[str, Heads] | None = None,
+        learned_weights: bool = False,
     ):
         super().__init__()
         self.inputs = NamedModules(inputs)
         self.encoders = NamedModules(encoders)
         self.fusion = fusion
         self.modality_dropout = modality_dropout
+        self.unimodal = NamedModules(unimodal or {})
+        self.learned_weights = sorted(outputs) if learned_weights else []
         for target, width in outputs.items():
             self.register_buffer(f"prior_{target}", torch.zeros(width))
+        for target in self.learned_weights:
+            self.register_parameter(f"log_variance_{target}", nn.Parameter(torch.zeros(())))
 
     @property
     def modalities(self) -> list[str]:
@@ -88,18 +102,30 @@ class FusionModel(nn.Module):
     def forward(
         self, inputs: Mapping[str, Tensor], lengths: Mapping[str, Tensor], times: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """{m: [B, T, D] or [B, T]}, {m: [B] int64}, {m: [B, T] seconds} → {target: [B, C]}."""
+        """{m: [B, T, D] or [B, T]}, {m: [B] int64}, {m: [B, T] seconds} → {target: [B, C]}, and
+        {"m/target": [B, C]} of unimodal heads.
+        """
         if self.training and self.modality_dropout:
             lengths = self._hide(lengths)
         present = {name: lengths[name] > 0 for name in self.modalities}
         x = {name: self.inputs[name](inputs[name]) for name in self.modalities}
         if self.fusion.takes == "steps":
-            outputs = self.fusion(self._steps(x, lengths, times))
+            steps = self._steps(x, lengths, times)
+            fused = self.fusion(steps)
+            vectors = {name: masked_mean(one.values_BTH, one.mask_BT) for name, one in steps.items()}
         else:
-            outputs = self.fusion(self._vectors(x, lengths, times), present)
-        some_B1 = torch.stack(list(present.values())).any(0)[:, None]
+            vectors = self._vectors(x, lengths, times)
+            fused = self.fusion(vectors, present)
+        outputs = self._or_prior(fused, torch.stack(list(present.values())).any(0))
+        for name in self.unimodal.names:
+            alone = self._or_prior(self.unimodal[name](vectors[name]), present[name])
+            outputs |= {f"{name}/{target}": y_BC for target, y_BC in alone.items()}
+        return outputs
+
+    def _or_prior(self, outputs: Mapping[str, Tensor], seen_B: Tensor) -> dict[str, Tensor]:
+        """{target: [B, C]}, the prior where nothing was seen."""
         return {
-            target: torch.where(some_B1, y_BC, self.get_buffer(f"prior_{target}"))
+            target: torch.where(seen_B[:, None], y_BC, self.get_buffer(f"prior_{target}"))
             for target, y_BC in outputs.items()
         }
 

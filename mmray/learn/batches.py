@@ -99,7 +99,8 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
 class FeatureSet:
     """Rows of a feature table in memory, as stored.
 
-    `features`: float32 vectors or words. `targets`: labels (object, None: unknown) or float64 (NaN: unknown).
+    `features`: float32 vectors or words. `targets`: labels or lists of labels (object, None: unknown) or
+    float64 (NaN: unknown).
     """
 
     sample_ids: np.ndarray
@@ -163,6 +164,13 @@ def _objects(column: pa.ChunkedArray) -> np.ndarray:
     return np.array(column.to_pylist(), dtype=object)
 
 
+def _lists(column: pa.ChunkedArray) -> np.ndarray:
+    """[N] object: a list or None each (NumPy alone would make a matrix of equally long lists)."""
+    values = np.empty(len(column), dtype=object)
+    values[:] = column.to_pylist()
+    return values
+
+
 def _feature(name: str, columns: Sequence[pa.ChunkedArray]) -> Ragged:
     types = list(dict.fromkeys(column.type for column in columns))
     if not all(pa.types.is_list(kind) for kind in types):
@@ -179,6 +187,8 @@ def _target(name: str, target: Target, column: pa.ChunkedArray) -> np.ndarray:
         cast = column.cast(wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise TableError(f"target {name} ({target.kind}) cannot be read as {wanted}: {error}") from None
+    if pa.types.is_list(wanted):
+        return _lists(cast)
     return _objects(cast) if pa.types.is_string(wanted) else cast.to_numpy()
 
 
@@ -188,7 +198,7 @@ class Batch:
 
     `inputs` {feature: [B, T, D] float32 or [B, T] int64}, `lengths` {feature: [B] int64}, `times`
     {feature: [B, T] float32 seconds}, `targets`
-    {target: [B] int64 (-1 unknown) or float32 (NaN unknown)}.
+    {target: [B] int64 (-1 unknown), float64 (NaN unknown), or [B, C] float32 (NaN unknown)}.
     """
 
     inputs: dict[str, Tensor]
@@ -256,7 +266,9 @@ class Examples:
             lengths={name: torch.zeros(1, dtype=torch.int64) for name in self.features},
             times={name: torch.zeros(1, 1) for name in self.features},
             targets={
-                name: torch.from_numpy(np.full(1, -1 if y.dtype == np.int64 else np.nan, y.dtype))
+                name: torch.from_numpy(
+                    np.full((1, *y.shape[1:]), -1 if y.dtype == np.int64 else np.nan, y.dtype)
+                )
                 for name, y in self.targets.items()
             },
         )

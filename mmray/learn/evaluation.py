@@ -5,55 +5,30 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
+from mmray.config.metrics import lower_is_better, main_metric
+from mmray.learn.aggregate import bootstrap_interval, row_scores
 from mmray.learn.batches import Examples
-from mmray.learn.codes import ClassCodes, known
-from mmray.learn.metrics import (
-    bootstrap_interval,
-    confusion_matrix,
-    lower_is_better,
-    main_metric,
-    majority_metrics,
-    target_metrics,
-)
+from mmray.learn.codes import ClassCodes, LevelCodes, TargetCodes, known
+from mmray.learn.losses import Objective, loss_divisors, loss_sums
+from mmray.learn.metrics import confusion_matrix, target_metrics
 from mmray.learn.spec import ModelSpec
 
-__all__ = ["known_counts", "loss_sums", "standing", "test_report", "validation_metrics"]
-
-
-def known_counts(targets: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, int]:
-    """{target: how many of these rows have a known truth}, at least 1: a divisor of `loss_sums`."""
-    return {name: max(int(known(truth[rows]).sum()), 1) for name, truth in targets.items()}
-
-
-def loss_sums(outputs: Mapping[str, Tensor], truths: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """{target: loss summed over the rows whose truth is known}; 0 with a zero gradient where none is.
-
-    Cross-entropy of logits [B, C] and indices [B] int64; squared error of [B, 1] and numbers [B] float32.
-    """
-    losses = {}
-    for name, truth in truths.items():
-        y = outputs[name]
-        if truth.is_floating_point():
-            losses[name] = torch.where(truth.isnan(), 0.0, y[:, 0] - truth).square().sum()
-        else:
-            losses[name] = F.cross_entropy(y, truth, ignore_index=-1, reduction="sum")
-    return losses
+__all__ = ["standing", "test_report", "validation_metrics"]
 
 
 def validation_metrics(
-    spec: ModelSpec, examples: Examples, rows: np.ndarray, outputs: Mapping[str, np.ndarray]
+    objective: Objective, examples: Examples, rows: np.ndarray, outputs: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
     """`val_loss` and `val/<target>/<metric>` from the outputs {target: [len(rows), C]} for these rows."""
+    spec = objective.spec
     truths = {name: torch.from_numpy(examples.targets[name][rows]) for name in spec.targets}
-    sums = loss_sums({name: torch.from_numpy(y) for name, y in outputs.items()}, truths)
-    counts = known_counts(examples.targets, rows)
-    results = {"val_loss": sum(value.item() / counts[name] for name, value in sums.items())}
-    for name in spec.targets:
-        predicted, truth, classes = _comparable(spec, examples, rows, outputs, name)
-        metrics = target_metrics(predicted, truth, classes)
+    sums = loss_sums(spec.targets, {name: torch.from_numpy(outputs[name]) for name in spec.targets}, truths)
+    divisors = loss_divisors(spec.targets, examples.targets, rows)
+    results = {"val_loss": objective.value({name: value.item() for name, value in sums.items()}, divisors)}
+    for name, codes in spec.targets.items():
+        truth = examples.targets[name][rows]
+        metrics = target_metrics(codes, outputs[name][known(truth)], truth[known(truth)])
         results |= {f"val/{name}/{metric}": value for metric, value in metrics.items()}
     return results
 
@@ -73,36 +48,59 @@ def standing(history: Sequence[Mapping[str, float]], monitor: str) -> dict[str, 
 def test_report(
     spec: ModelSpec,
     examples: Examples,
+    present: np.ndarray,
     train: np.ndarray,
     test: np.ndarray,
     outputs: Mapping[str, np.ndarray],
 ) -> dict[str, dict]:
-    """{target: {rows, metrics, main, interval, majority, confusion}} for the `test` rows.
+    """What the outputs {output: [len(test), C]} for the `test` rows are worth, for each target.
 
-    `main` names the metric `interval` is about; `majority` is the metrics of the constant that the `train`
-    rows suggest; `confusion` (classes only) has true classes in rows.
+    `examples` need have the targets only; `present` [N, M] bool says which modalities each row has.
+
+    rows        with a known truth; all below is about them
+    metrics     of the fused output
+    main        the metric `interval` is about, a bootstrap's 95 %
+    interval
+    majority    metrics of a constant: what the `train` rows suggest when nothing is seen
+    heads       {modality: metrics of its own head}, where the model has them
+    patterns    [{present, rows, metrics}]: rows by the modalities they have, the most frequent first
+    confusion   counts, true classes in rows; of classes and named levels only
     """
+    present = present[test]
     report = {}
     for name, codes in spec.targets.items():
-        predicted, truth, classes = _comparable(spec, examples, test, outputs, name)
-        seen = examples.targets[name][train]
+        usable = known(examples.targets[name][test])
+        truth, output = examples.targets[name][test][usable], outputs[name][usable]
+        constant = np.tile(codes.prior(examples.targets[name][train]), (len(truth), 1))
+        heads = [modality for modality in spec.shapes if f"{modality}/{name}" in outputs]
         report[name] = {
             "rows": len(truth),
-            "metrics": target_metrics(predicted, truth, classes),
-            "main": main_metric(classes),
-            "interval": list(bootstrap_interval(predicted, truth, classes)),
-            "majority": majority_metrics(codes.truth(seen[known(seen)]), truth, classes),
+            "metrics": target_metrics(codes, output, truth),
+            "main": main_metric(codes.target),
+            "interval": list(bootstrap_interval(*row_scores(codes, output, truth))),
+            "majority": target_metrics(codes, constant, truth),
+            "heads": {
+                modality: target_metrics(codes, outputs[f"{modality}/{name}"][usable], truth)
+                for modality in heads
+            },
+            "patterns": _by_pattern(codes, list(spec.shapes), present[usable], output, truth),
         }
-        if classes is not None:
-            report[name]["confusion"] = confusion_matrix(predicted, truth, classes).tolist()
+        if isinstance(codes, ClassCodes) or (isinstance(codes, LevelCodes) and codes.target.classes):
+            classes = len(codes.classes if isinstance(codes, ClassCodes) else codes.levels)
+            report[name]["confusion"] = confusion_matrix(codes.predicted(output), truth, classes).tolist()
     return report
 
 
-def _comparable(
-    spec: ModelSpec, examples: Examples, rows: np.ndarray, outputs: Mapping[str, np.ndarray], target: str
-) -> tuple[np.ndarray, np.ndarray, int | None]:
-    """Predictions and truths of the rows whose truth is known, and the number of classes."""
-    codes, truth = spec.targets[target], examples.targets[target][rows]
-    usable = known(truth)
-    classes = codes.width if isinstance(codes, ClassCodes) else None
-    return codes.predicted(outputs[target][usable]), codes.truth(truth[usable]), classes
+def _by_pattern(
+    codes: TargetCodes, modalities: Sequence[str], present: np.ndarray, output: np.ndarray, truth: np.ndarray
+) -> list[dict]:
+    """The metrics of the rows that have the same modalities; `present` [N, M] bool."""
+    patterns, of_row, counts = np.unique(present, axis=0, return_inverse=True, return_counts=True)
+    return [
+        {
+            "present": [name for name, there in zip(modalities, patterns[i]) if there],
+            "rows": int(counts[i]),
+            "metrics": target_metrics(codes, output[of_row == i], truth[of_row == i]),
+        }
+        for i in np.argsort(-counts, kind="stable")
+    ]

@@ -4,8 +4,8 @@ Each epoch: train on the global batches all ranks agree on, predict every labell
 (rank r takes rows r, r + world_size, …), let rank 0 compute the metrics and tell the others, keep the best
 weights, report. At the end the best weights meet the test split, once.
 
-Two workers learn what one would: a loss is divided by the number of known targets in the *global* batch
-and multiplied by the number of workers, which DDP's averaging of gradients takes back.
+Two workers learn what one would: a loss is divided by the weight of the known targets in the *global*
+batch and multiplied by the number of workers, which DDP's averaging of gradients takes back.
 
 Every epoch seeds its generators from (seed, epoch, rank): the same config gives the same bits on a CPU,
 also when it was interrupted and resumed.
@@ -27,7 +27,8 @@ from mmray.fusion.model import FusionModel
 from mmray.learn.batches import Examples, FeatureSet
 from mmray.learn.checkpoint import Snapshot, load_snapshot, load_weights, require_same_training
 from mmray.learn.codes import known
-from mmray.learn.evaluation import known_counts, loss_sums, standing, test_report, validation_metrics
+from mmray.learn.evaluation import standing, test_report, validation_metrics
+from mmray.learn.losses import Objective, loss_divisors, loss_sums
 from mmray.learn.optimization import Optimization
 from mmray.learn.parts import Transfer, freeze, take_weights
 from mmray.learn.predict import model_outputs
@@ -96,8 +97,8 @@ def fit(
 
     With `world_size` > 1 every rank calls this with the same arguments but `rank` and `device`, inside an
     initialised `torch.distributed` process group. Reported metrics: `epoch`, `train_loss`, `val_loss`,
-    `val/<target>/<metric>`, `best_epoch`, `bad_epochs`, `seconds`. A loss is the sum over targets of the
-    mean cross-entropy, or mean squared error in standard deviations, over the known truths.
+    `val/<target>/<metric>`, `best_epoch`, `bad_epochs`, `seconds`. A loss is the weighted sum over targets
+    of the mean over the known truths (`mmray.learn.losses`).
 
     `resume` is a checkpoint of this run, `initialize_from` one of another (`train_config.initialize_from` as
     a local folder), whose weights are the start of this one.
@@ -150,18 +151,20 @@ def fit(
         optimization.load_state_dict(saved.optimizer)
         history, best_weights = saved.history, saved.weights
 
-    trained = worker.wrap(model)
+    trained, objective = worker.wrap(model), Objective(spec, model)
     while len(history) < train_config.epochs and not _gave_up(history, train_config.patience):
         epoch, started = len(history) + 1, time.perf_counter()
         trained.train()
         for part in frozen:
             part.eval()
-        train_loss = _train_epoch(trained, optimization, feed, rows["train"], train_config, epoch, worker)
+        train_loss = _train_epoch(
+            trained, objective, optimization, feed, rows["train"], train_config, epoch, worker
+        )
         outputs = _all_outputs(model, feed, rows["val"], train_config.batch_size, worker)
         results: dict[str, float] = {}
         if rank == 0:
             results = {"epoch": epoch, "train_loss": train_loss}
-            results |= validation_metrics(spec, truths, rows["val"], outputs)
+            results |= validation_metrics(objective, truths, rows["val"], outputs)
             results |= standing([*history, results], train_config.monitor)
             results["seconds"] = time.perf_counter() - started
         results = worker.from_first(results)
@@ -177,7 +180,7 @@ def fit(
     if len(rows["test"]):
         outputs = _all_outputs(model, feed, rows["test"], train_config.batch_size, worker)
         if rank == 0:
-            test = test_report(spec, truths, in_train, rows["test"], outputs)
+            test = test_report(spec, truths, feed.present, in_train, rows["test"], outputs)
         test = worker.from_first(test)
     snapshot = Snapshot(spec, best_weights, history, current, optimization.state_dict(), test)
     return FitResult(model.eval(), snapshot, counts, transfer)
@@ -230,6 +233,7 @@ def _gave_up(history: Sequence[Mapping[str, float]], patience: int) -> bool:
 
 def _train_epoch(
     model: nn.Module,
+    objective: Objective,
     optimization: Optimization,
     feed: Feed,
     rows: np.ndarray,
@@ -239,11 +243,12 @@ def _train_epoch(
 ) -> float:
     """One pass over `rows`; the mean training loss over all ranks."""
     _seed(config.seed, epoch, worker.rank)
-    sums = {name: torch.zeros((), device=worker.device) for name in feed.targets}
+    targets = objective.spec.targets
+    sums = {name: torch.zeros((), device=worker.device) for name in targets}
     before = (epoch - 1) * math.ceil(len(rows) / config.batch_size)
     steps = feed.steps(rows, config.batch_size, epoch, config.seed, worker)
     for step, (everyone, own, cut) in enumerate(steps, 1):
-        counts = known_counts(feed.targets, everyone)
+        divisors = loss_divisors(targets, feed.targets, everyone)
         # Empty parts come last and are left out, but for one, in which the ranks exchange gradients.
         parts = [part for part in np.array_split(own, config.accumulate) if len(part)] or [own]
         for part in parts:
@@ -251,11 +256,11 @@ def _train_epoch(
             with worker.exchange(model, last=part is parts[-1]):
                 with optimization.autocast():
                     outputs = model(batch.inputs, batch.lengths, batch.times)
-                losses = loss_sums({name: y.float() for name, y in outputs.items()}, batch.targets)
-                loss = torch.stack([losses[name] / counts[name] for name in losses]).sum()
+                losses = loss_sums(targets, outputs, batch.targets)
+                loss = objective.step(losses, divisors, share=1 / (worker.world_size * len(parts)))
                 optimization.backward(loss * worker.world_size)
-            for name, value in losses.items():
-                sums[name] += value.detach()
+            for name in sums:  # of the targets, not of heads
+                sums[name] += losses[name].detach()
         # The gradient is of all ranks, so that every rank stops at the same step.
         if not optimization.step(before + step - 1):
             raise MmrayError(
@@ -264,8 +269,8 @@ def _train_epoch(
                 "extreme values in the features and targets"
             )
     shares = worker.gather({name: value.item() for name, value in sums.items()})
-    counts = known_counts(feed.targets, rows)
-    return sum(share[name] / counts[name] for share in shares for name in counts)
+    total = {name: sum(share[name] for share in shares) for name in sums}
+    return objective.value(total, loss_divisors(targets, feed.targets, rows))
 
 
 def _all_outputs(

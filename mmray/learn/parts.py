@@ -14,7 +14,7 @@ from mmray.config.explain import did_you_mean
 from mmray.errors import ConfigError, TableError
 from mmray.fusion.model import UNKNOWN, FusionModel
 from mmray.fusion.named import NamedModules
-from mmray.learn.codes import ClassCodes
+from mmray.learn.codes import ClassCodes, LabelCodes, LevelCodes, TargetCodes
 from mmray.learn.spec import ModelSpec
 
 __all__ = ["Transfer", "freeze", "parameters_of", "parts", "take_weights"]
@@ -104,20 +104,19 @@ def take_weights(
     """Give `model` the trained weights that mean the same in both models.
 
     Those are the ones of the same name and shape; of embeddings, the rows of words that both vocabularies
-    have; of heads, those whose classes are the same. Priors stay: they are of the new train split.
+    have; of heads, those whose classes are the same. Priors and the weights of
+    losses stay: they are of the new train split.
 
     Raises:
         TableError: where nothing can be taken.
 
     """
     other_classes = [
-        name
-        for name, codes in spec.targets.items()
-        if isinstance(codes, ClassCodes) and saved.targets.get(name) != codes
+        name for name, codes in spec.targets.items() if _classes(codes) != _classes(saved.targets.get(name))
     ]
     result = Transfer()
     for name, own in model.state_dict().items():
-        if name.startswith("prior_"):
+        if name.startswith(("prior_", "log_variance_")):
             continue
         words = next((m for m in spec.vocabularies if name == f"inputs.{m}_.weight"), None)
         if name not in weights:
@@ -135,6 +134,13 @@ def take_weights(
     if not result.taken:
         raise TableError(f"train.initialize_from: no weights fit this model; it {result}")
     return result
+
+
+def _classes(codes: TargetCodes | None) -> list | None:
+    """What a head's outputs stand for, in order; None of numbers."""
+    if isinstance(codes, ClassCodes | LabelCodes):
+        return list(codes.classes)
+    return list(codes.levels) if isinstance(codes, LevelCodes) else None
 
 
 def _take_words(own_VE: Tensor, spec: ModelSpec, saved: ModelSpec, feature: str, other_WE: Tensor) -> None:

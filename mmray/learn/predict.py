@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from mmray.config import RegressionTarget
 from mmray.fusion.model import FusionModel
 from mmray.learn.batches import Examples, FeatureSet
-from mmray.learn.codes import ClassCodes
+from mmray.learn.codes import NumberCodes
 from mmray.learn.spec import ModelSpec
 from mmray.tables import ERRORS, prediction_schema, target_type
 
@@ -74,19 +75,18 @@ class Predictor:
             kind = target_type(targets[name])
             truth = data.targets.get(name, np.full(len(data), None))
             columns[name] = pa.array(truth, kind, from_pandas=True)
-            predicted = codes.predicted(outputs[name])
-            if isinstance(codes, ClassCodes):
-                predicted = np.array(codes.classes, dtype=object)[predicted]
-                probabilities = torch.from_numpy(outputs[name]).softmax(dim=1).tolist()
+            columns[f"{name}_predicted"] = pa.array(codes.for_table(outputs[name]), kind, mask=~scored)
+            if not isinstance(codes, NumberCodes):
+                probabilities = codes.probabilities(outputs[name]).tolist()
                 columns[f"{name}_probabilities"] = pa.array(probabilities, mask=~scored)
-            columns[f"{name}_predicted"] = pa.array(predicted, kind, mask=~scored)
         schema = prediction_schema(targets)
         arrays = [columns[field.name].cast(field.type) for field in schema]
         return pa.Table.from_arrays(arrays, schema=schema.with_metadata({CLASSES_METADATA: self._classes()}))
 
     def _classes(self) -> bytes:
-        targets = self.spec.targets
-        return json.dumps({n: c.classes for n, c in targets.items() if isinstance(c, ClassCodes)}).encode()
+        targets = self.spec.target_configs().items()
+        named = {n: t.classes for n, t in targets if not isinstance(t, RegressionTarget) and t.classes}
+        return json.dumps(named).encode()
 
 
 def _with_reasons(errors: pa.ChunkedArray, some_present: np.ndarray, scored: np.ndarray) -> pa.Array:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmray.config import ClassificationTarget, ModelConfig, RegressionTarget, Target, TrainConfig
+from mmray.config import ModelConfig, Target, TrainConfig
 from mmray.errors import TableError
 from mmray.fusion.build import ModalityShape, build_model
 from mmray.fusion.model import FusionModel
 from mmray.learn.batches import Examples, FeatureSet
-from mmray.learn.codes import ClassCodes, NumberCodes, TargetCodes, Vocabulary, fit_codes
+from mmray.learn.codes import TargetCodes, Vocabulary, codes_from_json, codes_to_json
+from mmray.learn.fitting import fit_codes
 from mmray.learn.statistics import Moments, Summary
 
 __all__ = ["ModelSpec", "make_spec"]
@@ -36,17 +37,15 @@ class ModelSpec:
     def build(self) -> FusionModel:
         """The model, freshly initialised from torch's global generator."""
         return build_model(
-            self.model, self.shapes, {name: codes.width for name, codes in self.targets.items()}
+            self.model,
+            self.shapes,
+            {name: codes.width for name, codes in self.targets.items()},
+            learned_weights=self.train.loss_weights == "uncertainty",
         )
 
     def target_configs(self) -> dict[str, Target]:
         """The targets as a config would give them, classes named."""
-        return {
-            name: ClassificationTarget(kind="classification", classes=list(codes.classes))
-            if isinstance(codes, ClassCodes)
-            else RegressionTarget(kind="regression")
-            for name, codes in self.targets.items()
-        }
+        return {name: codes.target for name, codes in self.targets.items()}
 
     def examples(self, data: FeatureSet) -> Examples:
         """The rows of `data` as numbers; of the targets, those it has.
@@ -83,12 +82,7 @@ class ModelSpec:
             "model": self.model.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),
             "features": {name: vars(shape) for name, shape in self.shapes.items()},
-            "targets": {
-                name: {"kind": "classification", "classes": list(codes.classes)}
-                if isinstance(codes, ClassCodes)
-                else {"kind": "regression", "mean": codes.mean, "std": codes.std}
-                for name, codes in self.targets.items()
-            },
+            "targets": {name: codes_to_json(codes) for name, codes in self.targets.items()},
             "features_fingerprint": self.features_fingerprint,
         }
 
@@ -99,12 +93,7 @@ class ModelSpec:
             model=ModelConfig.model_validate(data["model"]),
             train=TrainConfig.model_validate(data["train"]),
             shapes={name: ModalityShape(**shape) for name, shape in data["features"].items()},
-            targets={
-                name: ClassCodes(tuple(target["classes"]))
-                if target["kind"] == "classification"
-                else NumberCodes(target["mean"], target["std"])
-                for name, target in data["targets"].items()
-            },
+            targets={name: codes_from_json(target) for name, target in data["targets"].items()},
             vocabularies={name: Vocabulary(tuple(words)) for name, words in vocabularies.items()},
             features_fingerprint=data["features_fingerprint"],
         )

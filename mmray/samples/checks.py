@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from mmray.config import ClassificationTarget, Config, SplitConfig
+from mmray.config import Config, SplitConfig
 from mmray.errors import SamplesError
 from mmray.samples.raw import RawRow
 from mmray.samples.source import Source
 from mmray.storage import SCHEMES, Storage, join, scheme_of
+from mmray.tables import target_type
 
 __all__ = ["SPLITS", "CheckedRows", "plan_sources", "split_of"]
 
@@ -161,9 +163,10 @@ def _typed(ours: str, value: Any, config: Config, folder: str) -> Any:
     if ours in ("start_s", "end_s"):
         return _number(value)
     if ours in config.targets:
-        if isinstance(config.targets[ours], ClassificationTarget):
-            return _label(value)
-        return _number(value)
+        kind = target_type(config.targets[ours])
+        if pa.types.is_list(kind):
+            return _labels(value)
+        return _label(value) if pa.types.is_string(kind) else _number(value)
     if ours == "sample_id":
         return _label(value)
     if not isinstance(value, str):
@@ -193,6 +196,15 @@ def _label(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     raise ValueError(f"expected text or a whole number, got {value!r}")
+
+
+def _labels(value: Any) -> list[str]:
+    """A list, or text with `|` between the labels (and a lone `|` for none) → the labels, each once."""
+    if isinstance(value, str):
+        value = [label.strip() for label in value.split("|") if label.strip()]
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list of labels, or a|b, got {value!r}")
+    return list(dict.fromkeys(_label(label) for label in value))
 
 
 def _hash(sample_id: str) -> int:

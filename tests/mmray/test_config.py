@@ -189,6 +189,50 @@ def test_names_that_point_to_nothing(faults):
 
 
 @pytest.mark.parametrize(
+    ("kind", "metric"),
+    [
+        ("classification", "auroc"),
+        ("multilabel", "f1_micro"),
+        ("regression", "spearman"),
+        ("regression, scale: sentiment", "acc7"),
+        ("ordinal, classes: [a, b, c]", "mae"),
+        ("ordinal, scale: sentiment", "f1_non0"),
+    ],
+)
+def test_every_kind_of_target_can_be_monitored(load, faults, kind, metric):
+    base = BASE.replace("{kind: classification}", f"{{kind: {kind}}}")
+    assert load("", f"train.monitor=emotion/{metric}", base=base).train.monitor == f"emotion/{metric}"
+    other = "acc7" if "sentiment" not in kind else "accuracy"
+    assert f"emotion/{metric}" in faults("", f"train.monitor=emotion/{other}", base=base)["train.monitor"]
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "message"),
+    [
+        ("classification, classes: [a, a]", "targets.emotion.classes", "names a class twice"),
+        ("ordinal", "targets.emotion", "give classes, from the lowest to the highest, or scale: sentiment"),
+        ("ordinal, classes: [a, b]", "targets.emotion.classes", "at least 3"),
+        ("classification, classes: [a], class_weights: {b: 2}", "targets.emotion", "names b, not among"),
+        ("multilabel, positive_weights: equal", "targets.emotion.positive_weights", "balanced"),
+        ("multilabel, threshold: 1", "targets.emotion.threshold", "less than 1"),
+        ("regression, loss: l2", "targets.emotion.loss", "not one of mse, mae, huber"),
+        ("classification, label_smoothing: 1", "targets.emotion.label_smoothing", "less than 1"),
+    ],
+)
+def test_faults_of_targets(faults, target, path, message):
+    found = faults(base=BASE.replace("{kind: classification}", f"{{kind: {target}}}"))
+    assert list(found) == [path]
+    assert message in found[path]
+
+
+def test_loss_weights_are_of_targets(load, faults):
+    found = faults("train: {loss_weights: {emotoin: 2}}\n")
+    assert found == {"train.loss_weights.emotoin": "no target has this name; did you mean 'emotion'?"}
+    assert load("train: {loss_weights: {emotion: 2}}\n").train.loss_weights == {"emotion": 2}
+    assert load("train: {loss_weights: uncertainty}\n").train.loss_weights == "uncertainty"
+
+
+@pytest.mark.parametrize(
     "name", ["sample_id", "errors", "text", "model", "face", "face_length", "voice_step_s", "face_times_s"]
 )
 def test_targets_that_would_share_a_column(faults, name):
@@ -466,7 +510,9 @@ SECTIONS = [
 def test_every_default_is_valid(section, kind):
     given = {"kind": kind} if kind else {}
     required = {name: "m" for name, field in section.model_fields.items() if field.is_required()}
-    defaults = section.model_validate(required | given)
+    defaults = section.model_validate(
+        required | given | ({"scale": "sentiment"} if kind == "ordinal" else {})
+    )
     # pydantic takes defaults unchecked: what they dump must be accepted as if a user had written it.
     assert section.model_validate(defaults.model_dump()) == defaults
 

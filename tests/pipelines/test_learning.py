@@ -45,10 +45,10 @@ def test_two_workers_learn_what_one_does_and_the_same_seed_gives_the_same_model(
 
 
 def test_scored_rows_are_the_tables_rows_and_give_the_metrics_that_training_told(table_project):
-    config = table_project("train.epochs=8", "train.baselines=true")
+    config = table_project("train.epochs=8", "train.baselines=true", "model.unimodal_heads=0.1")
     results = train(config)
     rows = {row["model"]: row for row in results["rows"]}
-    assert list(rows) == ["majority", "voice only", "words only", "fused"]
+    assert list(rows) == ["majority", "voice only", "words only", "head: voice", "head: words", "fused"]
 
     summary = score(config)
     predictions = pa.concat_tables(read_table(Storage(), summary["output"]))
@@ -63,6 +63,13 @@ def test_scored_rows_are_the_tables_rows_and_give_the_metrics_that_training_told
     assert rows["fused"]["n"] == len(test)
     assert rows["fused"]["metrics"]["emotion/accuracy"] == pytest.approx(accuracy)
     assert rows["fused"]["metrics"]["score/mae"] == pytest.approx(error, rel=1e-4)
+    by_pattern = test.groupby(test["present"].map(tuple)).apply(
+        lambda part: (len(part), (part["emotion"] == part["emotion_predicted"]).mean())
+    )
+    assert {tuple(row["present"]): row["n"] for row in results["patterns"]} == by_pattern.str[0].to_dict()
+    assert {
+        tuple(row["present"]): row["metrics"]["emotion/accuracy"] for row in results["patterns"]
+    } == pytest.approx(by_pattern.str[1].to_dict())
     low, high = rows["fused"]["interval"]["emotion/accuracy"]
     assert low <= accuracy <= high
     # Each modality tells one of two bits: alone they stay near 1/2, together they do not.

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from mmray.config import Config, load_config, override
 from mmray.errors import StorageError
@@ -162,6 +163,10 @@ def make_training(config: Config, storage: Storage) -> None:
             row("voice only", ["voice"], 0.8111, [0.7, 0.9]),
             row("face only", ["face"], 0.6222, [0.5, 0.75]),
             row("majority", [], 0.3444, None),
+        ],
+        "patterns": [
+            {"present": ["face", "voice"], "n": 50, "metrics": {"emotion/accuracy": 0.94}},
+            {"present": [], "n": 10, "metrics": {"emotion/accuracy": None}},
         ],
     }
     storage.write_json(config.path("train", "results.json"), results)
@@ -335,7 +340,7 @@ def test_training_curves(page):
 
 
 def test_results(page):
-    (results,) = page.tables["results"]
+    results = page.tables["results"][0]
     lines = [[words(cell) for cell in line] for line in results]
     assert lines[0] == [
         *("model", "features", "test samples"),
@@ -347,6 +352,52 @@ def test_results(page):
     assert {"majority", "voice only", "face only", "fused", "emotion/accuracy"} <= set(
         page.svg_texts["results"]
     )
+
+
+def test_results_by_what_a_sample_has(page, config):
+    rows = page.tables["results"][1]
+    assert rows == [
+        ["features", "test samples", "emotion/accuracy"],
+        ["face + voice", "50", "0.940"],
+        ["none", "10", "–"],
+    ]
+    make_everything(config)
+    path = config.path("train", "results.json")
+    results = Storage().read_json(path)
+    Storage().write_json(path, {**results, "patterns": results["patterns"][:1]})
+    assert len(page_of(config).tables["results"]) == 1
+
+
+def test_sets_of_labels_and_ordered_levels(config):
+    targets = (
+        "{tags: {kind: multilabel}, mood: {kind: ordinal, classes: [low, mid, high]}, "
+        "rating: {kind: ordinal, scale: sentiment}}"
+    )
+    config = override(config, {"targets": yaml.safe_load(targets), "train.monitor": "loss"})
+    make_everything(config.model_copy(update={"targets": {}}))
+    truths = [(["b", "a"], "low", 1.5), ([], "high", -3.0), (None, None, None), (["b"], "high", 0.0)]
+    guesses = [(["b"], "low", 1.0), (["a"], "mid", -2.5), (["b"], "low", 0.0), (["b"], "high", 0.5)]
+    rows = [
+        {"sample_id": str(i), "split": "test", "errors": [], "present": ["face"], "model": "0456model"}
+        | dict(zip(config.targets, truth))
+        | {f"{name}_predicted": value for name, value in zip(config.targets, guess)}
+        for i, (truth, guess) in enumerate(zip(truths, guesses))
+    ]
+    for folder, schema in (
+        ("features", feature_schema({}, config.targets)),
+        ("predictions/0456model", prediction_schema(config.targets)),
+    ):
+        shutil.rmtree(config.path(folder), ignore_errors=True)
+        write_partition(Storage(), config.path(folder), 0, pa.Table.from_pylist(rows, schema))
+    Storage().write_json(config.path("predictions/0456model/_summary.json"), {"rows": 4, "seconds": 1.0})
+    page = page_of(config)
+    counts = {line[0]: line[2] for table in page.tables["data"][1:3] for line in table[1:]}
+    assert counts == {"(none)": "1", "(unknown)": "1", "a": "1", "b": "2", "high": "2", "low": "1"}
+    assert page.tables["data"][3][1][1] == "3"  # known ratings
+    texts = page.svg_texts["predictions"]
+    assert {"precision", "recall", "a", "b"} <= set(texts)
+    order = [text for text in texts if text in ("low", "mid", "high")]
+    assert order == ["low", "mid", "high"] * 2
 
 
 def test_confusion_matrix_of_the_test_split(page):

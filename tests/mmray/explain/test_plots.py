@@ -3,7 +3,14 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from mmray.explain.plots import confusion_figure, scatter_figure, scores_figure, to_svg, training_figure
+from mmray.explain.plots import (
+    confusion_figure,
+    labels_figure,
+    scatter_figure,
+    scores_figure,
+    to_svg,
+    training_figure,
+)
 
 HISTORY = [
     {"epoch": 1, "train_loss": 1.0, "val_loss": 1.1, "val/a/accuracy": 0.5},
@@ -44,6 +51,14 @@ def test_confusion_is_shaded_by_the_share_of_the_true_class():
     written = {text.get_position(): int(text.get_text()) for text in axes.texts}
     assert written == {(0.5, 0.5): 3, (1.5, 0.5): 1, (1.5, 2.5): 5, (2.5, 2.5): 5}
     assert max(len(label.get_text()) for label in axes.get_yticklabels()) == 24
+
+
+def test_labels_have_two_bars():
+    axes = labels_figure({"a": (0.5, 0.25), "b" * 30: (float("nan"), 1.0)}, "t").axes[0]
+    precision, recall = ([bar.get_width() for bar in container] for container in axes.containers)
+    np.testing.assert_array_equal(precision, [0.5, np.nan])
+    np.testing.assert_array_equal(recall, [0.25, 1.0])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b" * 23 + "…"]
 
 
 def test_scatter():

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mmray.config import ClassificationTarget, RegressionTarget, Target
-from mmray.tables import FeatureShape, feature_schema, vectors_to_column
+from mmray.config import ClassificationTarget, MultilabelTarget, OrdinalTarget, RegressionTarget, Target
+from mmray.tables import FeatureShape, feature_schema, target_type, vectors_to_column
 
 SHAPES = {
     "audio": FeatureShape(3),
@@ -21,6 +21,16 @@ TARGETS: dict[str, Target] = {
 }
 
 
+EVERY_TARGET: dict[str, Target] = {
+    "mood": ClassificationTarget(kind="classification", class_weights="balanced", label_smoothing=0.1),
+    "tags": MultilabelTarget(kind="multilabel", positive_weights="balanced"),
+    "grade": OrdinalTarget(kind="ordinal", classes=["poor", "fair", "good"]),
+    "rating": OrdinalTarget(kind="ordinal", scale="sentiment"),
+    "score": RegressionTarget(kind="regression", loss="huber"),
+    "sentiment": RegressionTarget(kind="regression", loss="mae", scale="sentiment"),
+}
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
@@ -29,6 +39,31 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def targets() -> dict[str, Target]:
     return TARGETS
+
+
+@pytest.fixture(scope="session")
+def every_target() -> dict[str, Target]:
+    """A target of every kind; `with_every_target` gives a table their columns."""
+    return EVERY_TARGET
+
+
+@pytest.fixture(scope="session")
+def with_every_target() -> Callable[[pa.Table], pa.Table]:
+    """Adds truths that follow from `score` (mean 10, std 7), unknown where it is."""
+    return _with_every_target
+
+
+def _with_every_target(table: pa.Table) -> pa.Table:
+    level = [None if score is None else (score - 10) / 3 for score in table["score"].to_pylist()]
+    columns = {
+        "tags": [None if x is None else ["odd"] * (abs(x) > 1) + ["up"] * (x > 0) for x in level],
+        "grade": [None if x is None else "poor" if x < -1 else "fair" if x < 1 else "good" for x in level],
+        "rating": [None if x is None else round(min(3, max(-3, x)), 1) for x in level],
+        "sentiment": [None if x is None else round(min(3, max(-3, x)), 1) for x in level],
+    }
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values, target_type(EVERY_TARGET[name])))
+    return table
 
 
 @pytest.fixture(scope="session")

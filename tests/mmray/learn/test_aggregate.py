@@ -8,7 +8,7 @@ from scipy import stats
 
 from mmray.config import ClassificationTarget, RegressionTarget
 from mmray.learn.aggregate import bootstrap_interval, mean_std, row_scores
-from mmray.learn.codes import fit_codes
+from mmray.learn.fitting import fit_codes
 
 
 def test_mean_and_standard_deviation_are_over_n_minus_one():
@@ -30,11 +30,8 @@ def test_row_scores_average_to_the_main_metric():
     assert parts == pytest.approx([3, 1, 1, 3], rel=1e-6)
 
 
-def test_the_interval_is_the_binomials_and_seeds_average_within_rows():
+def test_the_interval_of_equal_seeds_is_the_binomials():
     right = (np.arange(400) < 300).astype(float)
     low, high = bootstrap_interval(np.tile(right, (3, 1)), np.ones((3, 400)), resamples=4000)
     wanted = stats.binom(400, 0.75).ppf([0.025, 0.975]) / 400
     assert [low, high] == pytest.approx(wanted, abs=0.006)
-    # Two seeds that are right on complementary rows give 1/2 on every row, whatever rows are drawn.
-    halves = np.stack([right, 1 - right])
-    assert bootstrap_interval(halves, np.ones((2, 400))) == (0.5, 0.5)

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from mmray.config import ModelConfig, TrainConfig
+from mmray.config.metrics import lower_is_better, main_metric, metric_names
 from mmray.errors import MmrayError, SamplesError, TableError
 from mmray.learn.batches import FeatureSet, Ragged
 from mmray.learn.checkpoint import load_snapshot
-from mmray.learn.evaluation import loss_sums, standing
+from mmray.learn.codes import NumberCodes
+from mmray.learn.evaluation import standing
 from mmray.learn.loop import FitResult, fit
 from mmray.learn.predict import model_outputs
 
@@ -127,22 +129,6 @@ def test_without_test_rows_there_is_no_test_report(data, targets):
 # ------------------------------------------------------------------------------------ the loss
 
 
-def test_loss_is_torchs_over_the_known_truths():
-    torch.manual_seed(0)
-    outputs = {"mood": torch.randn(6, 3), "score": torch.randn(6, 1)}
-    truths = {
-        "mood": torch.tensor([0, 2, -1, 1, -1, 0]),
-        "score": torch.tensor([0.5, torch.nan, 1, torch.nan, 2, -1]),
-    }
-    sums = loss_sums(outputs, truths)
-    known = torch.tensor([0, 1, 3, 5])
-    expected = torch.nn.CrossEntropyLoss()(outputs["mood"][known], truths["mood"][known])
-    torch.testing.assert_close(sums["mood"] / 4, expected)
-    known = torch.tensor([0, 2, 4, 5])
-    expected = torch.nn.MSELoss()(outputs["score"][known, 0], truths["score"][known])
-    torch.testing.assert_close(sums["score"] / 4, expected)
-
-
 def test_reported_losses_are_those_of_the_weights(data, targets, tmp_path):
     """One batch and no dropout: the epoch's training loss is that of the weights before it."""
     config = train_config(epochs=2, batch_size=1000)
@@ -155,6 +141,8 @@ def test_reported_losses_are_those_of_the_weights(data, targets, tmp_path):
     spec = result.snapshot.spec
     examples = spec.examples(data)
     present = examples.present().any(1)
+    score = spec.targets["score"]
+    assert isinstance(score, NumberCodes)
 
     def loss(weights: dict[str, torch.Tensor], rows: np.ndarray) -> float:
         model = spec.build()
@@ -163,7 +151,7 @@ def test_reported_losses_are_those_of_the_weights(data, targets, tmp_path):
         labels, numbers = examples.targets["mood"][rows], examples.targets["score"][rows]
         p = torch.from_numpy(outputs["mood"]).softmax(1).numpy()
         nll = -np.log(p[labels >= 0, labels[labels >= 0]]).mean()
-        return nll + np.nanmean((outputs["score"][:, 0] - numbers) ** 2)
+        return nll + np.nanmean((outputs["score"][:, 0] - (numbers - score.mean) / score.std) ** 2)
 
     train = np.flatnonzero((data.split == "train") & present)
     val = np.flatnonzero(data.split == "val")
@@ -279,3 +267,62 @@ def test_another_runs_checkpoint_is_refused_by_name(data, targets, tmp_path):
     for field, ((model, train, features), fingerprint) in cases.items():
         with pytest.raises(TableError, match=f"another run, these differ: {field} "):
             fit(model, train, data, features, targets, resume=tmp_path, features_fingerprint=fingerprint)
+
+
+# ------------------------------------------------------------------------------------ every kind of target
+
+
+@pytest.fixture(scope="module")
+def of_every_kind(make_table, every_target, with_every_target) -> tuple[FeatureSet, FitResult]:
+    data = FeatureSet.load(with_every_target(make_table(400, seed=1)), FEATURES, every_target)
+    model = model_config(unimodal_heads=0.3)
+    train = train_config(epochs=12, learning_rate=1e-2, patience=12, loss_weights="uncertainty")
+    return data, fit(model, train, data, FEATURES, every_target)
+
+
+def test_every_kind_of_target_is_learned(of_every_kind, every_target):
+    _, result = of_every_kind
+    for name, target in every_target.items():
+        report = result.test[name]
+        main = main_metric(target)
+        sign = -1 if lower_is_better(main) else 1
+        assert report["main"] == main
+        assert sign * report["metrics"][main] > sign * report["majority"][main], name
+        assert report["interval"][0] <= report["metrics"][main] <= report["interval"][1]
+        assert set(report["metrics"]) == set(report["majority"]) == set(metric_names(target))
+        assert set(report["heads"]) == set(FEATURES)
+        assert any(head[main] != report["metrics"][main] for head in report["heads"].values())
+        assert all(f"val/{name}/{metric}" in result.best for metric in metric_names(target))
+
+
+def test_patterns_share_out_the_test_rows(of_every_kind):
+    """Weighted by their rows, the patterns' accuracies are the whole's; each is that of its own rows."""
+    data, result = of_every_kind
+    report = result.test["mood"]
+    patterns = report["patterns"]
+    assert sum(pattern["rows"] for pattern in patterns) == report["rows"]
+    assert sum(p["rows"] * p["metrics"]["accuracy"] for p in patterns) / report["rows"] == pytest.approx(
+        report["metrics"]["accuracy"]
+    )
+    rows = (data.split == "test") & (data.targets["mood"] != None)  # noqa: E711
+    present = {name: data.features[name].lengths > 0 for name in FEATURES}
+    for pattern in patterns:
+        same = np.all([present[name] == (name in pattern["present"]) for name in FEATURES], axis=0)
+        assert pattern["rows"] == (rows & same).sum()
+    counts = [pattern["rows"] for pattern in patterns]
+    assert counts == sorted(counts, reverse=True)
+    assert len(patterns) == 2 ** len(FEATURES)
+
+
+def test_the_largest_class_is_the_majority(of_every_kind):
+    data, result = of_every_kind
+    labels = data.targets["mood"]
+    known = labels != None  # noqa: E711
+    names, counts = np.unique(labels[known & (data.split == "train")].astype(str), return_counts=True)
+    most = names[counts.argmax()]
+    share = (labels[known & (data.split == "test")] == most).mean()
+    assert result.test["mood"]["majority"]["accuracy"] == pytest.approx(share)
+    assert result.test["mood"]["majority"]["auroc"] == 0.5
+    numbers = data.targets["score"]
+    error = np.abs(numbers[data.split == "test"] - np.nanmean(numbers[data.split == "train"]))
+    assert result.test["score"]["majority"]["mae"] == pytest.approx(np.nanmean(error), rel=1e-5)

@@ -161,3 +161,34 @@ def test_named_classes_keep_their_order(make_table, tmp_path):
         if row["mood_probabilities"]:
             best = ["low", "never", "high"][int(np.argmax(row["mood_probabilities"]))]
             assert row["mood_predicted"] == best
+
+
+def test_predictions_of_every_kind_of_target(make_table, every_target, with_every_target, tmp_path):
+    table = with_every_target(make_table(60, missing=0.1))
+    data = FeatureSet.load(table, FEATURES, every_target)
+    model = ModelConfig(unimodal_heads=0.5)
+    fit(model, TrainConfig(epochs=2), data, FEATURES, every_target).save(tmp_path)
+    predictor = load_predictor(tmp_path)
+    out = predictor.predict(table)
+    assert out.schema.equals(prediction_schema(every_target))
+    for name in every_target:
+        assert out[name].to_pylist() == table[name].to_pylist()
+    classes = json.loads((out.schema.metadata or {})[CLASSES_METADATA])
+    assert classes == {"mood": ["high", "low"], "tags": ["odd", "up"], "grade": ["poor", "fair", "good"]}
+    assert [name for name in every_target if f"{name}_probabilities" not in out.schema.names] == [
+        "score",
+        "sentiment",
+    ]
+    rows = [row for row in out.to_pylist() if row["present"]]
+    for row in rows:
+        p = {name: np.array(row[f"{name}_probabilities"]) for name in ("mood", "tags", "grade", "rating")}
+        assert row["tags_predicted"] == [name for name, q in zip(classes["tags"], p["tags"]) if q >= 0.5]
+        assert row["grade_predicted"] == classes["grade"][int((p["grade"].cumsum() < 0.5).sum())]
+        assert row["rating_predicted"] == pytest.approx(p["rating"] @ np.arange(-3, 4), abs=1e-5)
+        for name in ("mood", "grade", "rating"):
+            assert p[name].sum() == pytest.approx(1, abs=1e-5)
+    without = predictor.predict(table.drop_columns(list(every_target)))
+    assert without["tags"].null_count == len(without)
+    assert without["tags_predicted"] == out["tags_predicted"]
+    unseen = [row for row in out.to_pylist() if not row["present"]]
+    assert all(row[f"{name}_predicted"] is None for row in unseen for name in every_target)

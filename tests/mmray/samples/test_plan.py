@@ -218,3 +218,30 @@ def test_changed_samples_are_refused_and_the_old_plan_is_kept(tmp_path):
         plan_samples(config, Storage(), config.path("features/_plan"))
     write_jsonl(tmp_path, ROWS)
     assert all_rows(config) == before
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_csv, write_parquet])
+def test_sets_of_labels_are_lists_or_text(tmp_path, write):
+    tags = [["b", "a", "b"], [], None, ["c"]]
+    given = tags if write is not write_csv else ["b | a|b", "|", "", "c"]
+    rows = [{**row, "tags": value} for row, value in zip(ROWS, given)]
+    write(tmp_path, rows)
+    name = write.__name__.replace("write_", "manifest.")
+    config = project(tmp_path, name, "targets={tags: {kind: multilabel}}")
+    assert [row["tags"] for row in all_rows(config)] == [["b", "a"], [], None, ["c"]]
+
+
+def test_targets_of_another_type_are_faults(tmp_path):
+    values = [
+        {"tags": {"a": 1}, "rating": "1", "mood": 0.5},
+        {"tags": ["a", 1.5], "rating": "x", "mood": "1"},
+    ]
+    write_jsonl(tmp_path, [{**row, **value} for row, value in zip(ROWS, values)])
+    ordinal = "rating: {kind: ordinal, scale: sentiment}, mood: {kind: ordinal, classes: ['0', '1', '2']}"
+    targets = f"targets={{tags: {{kind: multilabel}}, {ordinal}}}"
+    faults = faults_of(project(tmp_path, "manifest.jsonl", targets))
+    assert "line 1: tags: expected a list of labels, or a|b, got {'a': 1}" in faults
+    assert "line 1: mood: expected text or a whole number, got 0.5" in faults
+    assert "line 2: tags: expected text or a whole number, got 1.5" in faults
+    assert "line 2: rating: expected a number, got 'x'" in faults
+    assert "has 4 faults" in faults
