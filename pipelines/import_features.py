@@ -83,7 +83,8 @@ def _plan(config: Config, storage: Storage, folder: str, sources: dict[str, Colu
     if not isinstance(manifest, str) or (is_manifest(manifest) and not done_partitions(storage, manifest)):
         return plan_samples(config, storage, f"{folder}/_plan")
     sources[manifest] = read_columns(manifest, storage)
-    rows = samples(sources[manifest], config.samples.columns, list(config.targets))
+    sets = [name for name, target in config.targets.items() if target.kind == "multilabel"]
+    rows = samples(sources[manifest], config.samples.columns, list(config.targets), sets)
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), sink)
     written = config.path("samples.parquet")

@@ -204,7 +204,12 @@ def _labels(value: Any) -> list[str]:
         value = [label.strip() for label in value.split("|") if label.strip()]
     if not isinstance(value, list):
         raise ValueError(f"expected a list of labels, or a|b, got {value!r}")
-    return list(dict.fromkeys(_label(label) for label in value))
+    labels = list(dict.fromkeys(_label(label) for label in value))
+    if len(labels) < len(value) and not all(isinstance(label, str) for label in value):
+        raise ValueError(
+            f"a number stands twice in {value!r}; of a row of 0 and 1, list the classes that are 1"
+        )
+    return labels
 
 
 def _hash(sample_id: str) -> int:

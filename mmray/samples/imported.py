@@ -13,7 +13,7 @@ step_s = 1, time being counted in samples, and what an encoder says at time 0 is
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,8 +36,12 @@ class ImportedStep(NamedTuple):
 # ------------------------------------------------------------------------------------ samples
 
 
-def samples(columns: Columns, renamed: Mapping[str, str], targets: Sequence[str]) -> list[dict[str, Any]]:
+def samples(
+    columns: Columns, renamed: Mapping[str, str], targets: Sequence[str], lists: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Manifest rows; `renamed` is {our column: theirs}, and a raw text is kept as `text`.
+
+    Of the targets in `lists` an array of one label stays a list.
 
     Raises:
         SamplesError: where a target is not there.
@@ -53,8 +57,8 @@ def samples(columns: Columns, renamed: Mapping[str, str], targets: Sequence[str]
                 f"name it with samples.columns: {{{name}: …}}"
             )
     ids = sample_ids(columns, renamed)
-    taken = {name: [_plain(value) for value in columns[theirs]] for name, theirs in given.items()
-             if theirs in columns}  # fmt: skip
+    taken = {name: [_plain(value, keep_lists=name in lists) for value in columns[theirs]]
+             for name, theirs in given.items() if theirs in columns}  # fmt: skip
     return [
         {"sample_id": sample_id, **{name: values[row] for name, values in taken.items()}}
         for row, sample_id in enumerate(ids)
@@ -80,10 +84,11 @@ def sample_ids(columns: Columns, renamed: Mapping[str, str]) -> list[str]:
             for value in columns[name]]  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
-    """A Python value of a numpy one: a single number or text, bytes as text."""
+def _plain(value: Any, *, keep_lists: bool = False) -> Any:
+    """A Python value of a numpy one: a single number or text (or a list of it), bytes as text."""
     if isinstance(value, np.ndarray | np.generic):
-        value = value.item() if value.size == 1 else value.tolist()
+        single = value.size == 1 and not (keep_lists and value.ndim)
+        value = value.item() if single else value.tolist()
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 

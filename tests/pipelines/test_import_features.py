@@ -130,6 +130,18 @@ def test_features_of_several_files_are_joined_by_id(tmp_path):
     assert [[e["reason"] for e in errors] for errors in table["errors"].to_pylist()] == [[], ["absent"], []]
 
 
+@pytest.mark.parametrize("array", [list, np.array])
+def test_sets_of_labels_are_imported_as_lists_or_arrays(tmp_path, array):
+    tags = [["a"], ["a", "b"], [], ["b"]]
+    given = {"id": [*"wxyz"], "tags": [array(some) for some in tags], "x": np.ones((4, 2))}
+    parts = {"train": slice(0, 2), "valid": slice(2, 3), "test": slice(3, 4)}
+    shown = {split: {key: values[part] for key, values in given.items()} for split, part in parts.items()}
+    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(shown))
+    config = project(tmp_path, "targets={tags: {kind: multilabel}}", "features={x: {kind: imported}}")
+    import_features(config)
+    assert table_of(config)["tags"].to_pylist() == tags
+
+
 def test_what_cannot_be_imported_is_told(splits, tmp_path):
     config = project(tmp_path)
     with pytest.raises(TableError, match="text, audio, vision are imported; run `mmray import-features`"):

@@ -235,6 +235,7 @@ def test_targets_of_another_type_are_faults(tmp_path):
     values = [
         {"tags": {"a": 1}, "rating": "1", "mood": 0.5},
         {"tags": ["a", 1.5], "rating": "x", "mood": "1"},
+        {"tags": [0, 1, 0], "rating": 0, "mood": "1"},
     ]
     write_jsonl(tmp_path, [{**row, **value} for row, value in zip(ROWS, values)])
     ordinal = "rating: {kind: ordinal, scale: sentiment}, mood: {kind: ordinal, classes: ['0', '1', '2']}"
@@ -244,4 +245,5 @@ def test_targets_of_another_type_are_faults(tmp_path):
     assert "line 1: mood: expected text or a whole number, got 0.5" in faults
     assert "line 2: tags: expected text or a whole number, got 1.5" in faults
     assert "line 2: rating: expected a number, got 'x'" in faults
-    assert "has 4 faults" in faults
+    assert "line 3: tags: a number stands twice in [0, 1, 0]; of a row of 0 and 1, list the classes" in faults
+    assert "has 5 faults" in faults
