@@ -28,6 +28,7 @@ Ray head with $cpus CPUs; in another terminal:
   export RAY_AUTH_MODE=$RAY_AUTH_MODE
   mmray submit run CONFIG --address http://127.0.0.1:$dashboard_port
 EOF
+# The agent that starts jobs gets any free port: Ray's fixed one is taken where a second Ray runs here.
 exec "$ray" start --head --block --num-cpus "$cpus" --port "$port" \
     --dashboard-host 127.0.0.1 --dashboard-port "$dashboard_port" \
-    --disable-usage-stats "$@"
+    --dashboard-agent-listen-port 0 --disable-usage-stats "$@"

@@ -13,10 +13,10 @@ from typing import Any
 from mmray.config import Config
 from mmray.config.features import WEIGHTS_FIELD
 from mmray.decode.choice import choose_decoders, decoder_versions
-from mmray.encode.weights import local_weights, weights_fingerprint
+from mmray.encode.weights import weights_fingerprint, with_local_weights
 from mmray.errors import TableError
 from mmray.partitions import done_partitions
-from mmray.storage import Storage, scheme_of
+from mmray.storage import Storage
 from mmray.tables import SCHEMA_VERSION
 
 __all__ = ["difference", "feature_spec", "hash_of", "require_same"]
@@ -35,13 +35,10 @@ def feature_spec(config: Config, made_with: Mapping[str, Any] | None = None) -> 
         TableError: where weights are not there.
     """
     features = {}
-    for name, feature in config.features.items():
+    for name, feature in with_local_weights(config.features, Storage(config.storage)).items():
         features[name] = feature.model_dump(mode="json")
         if field := WEIGHTS_FIELD.get(feature.kind):
-            weights, seed = getattr(feature, field), getattr(feature, "seed", 0)
-            if scheme_of(weights) == "s3":
-                weights = local_weights(weights, Storage(config.storage))
-            features[name][field] = weights_fingerprint(weights, seed)
+            features[name][field] = weights_fingerprint(getattr(feature, field), getattr(feature, "seed", 0))
         elif feature.kind == "imported":
             features[name]["path"] = _content_of(config, config.imported_from(feature))
     return {

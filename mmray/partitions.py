@@ -78,9 +78,9 @@ def read_notes(storage: Storage, folder: str, partitions: Sequence[int]) -> Iter
             yield from pool.map(lambda partition: _notes(storage, f"{folder}/{file_name(partition)}"), group)
 
 
-def read_schema(storage: Storage, folder: str, partition: int) -> pa.Schema:
-    """A partition's schema; only the end of its file is read."""
-    uri = f"{folder}/{file_name(partition)}"
+def read_schema(storage: Storage, folder: str) -> pa.Schema:
+    """The schema that all partitions share; only the end of the first one's file is read."""
+    uri = f"{folder}/{file_name(done_partitions(storage, folder)[0])}"
     filesystem, path = storage.filesystem(uri)
     with storage.faults(uri), filesystem.open(path, "rb") as opened:
         return pq.ParquetFile(opened).schema_arrow

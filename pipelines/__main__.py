@@ -39,6 +39,9 @@ Address = Annotated[
     typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster; without one, a Ray is started here."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="The summary as JSON on stdout.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Of extract: do the rows that failed again, and only them.")
+]
 
 
 class Stage(StrEnum):
@@ -93,9 +96,7 @@ def extract(
     overrides: Overrides = None,
     address: Address = None,
     as_json: Json = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Do the rows that failed again, and only them.")
-    ] = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Media → feature table, on Ray Data; a table begun is continued, a finished one is left."""
     loaded = _load(config, overrides)
@@ -211,12 +212,16 @@ def submit(
     address: Annotated[
         str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, http://…:8265.")
     ] = "http://127.0.0.1:8265",
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Run a stage as a Ray Job: uploads code and config, streams the log, returns its exit code."""
+    if retry_failed and stage != Stage.extract:
+        raise typer.BadParameter("--retry-failed is an option of extract alone")
     loaded = _load(config, overrides)
     from pipelines.submit import submit as run_submit
 
-    raise typer.Exit(run_submit(stage.value, loaded, str(config), address))
+    options = ["--retry-failed"] if retry_failed else []
+    raise typer.Exit(run_submit(stage.value, loaded, str(config), address, options))
 
 
 def _load(path: Path, overrides: list[str] | None) -> "Config":

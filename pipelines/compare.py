@@ -24,6 +24,7 @@ from mmray.fingerprint import hash_of
 from mmray.plan import plan_compare
 from mmray.storage import Storage, absolute_paths
 from pipelines import console
+from pipelines.results import number_or_null
 from pipelines.train import check_targets, load_features, require_features
 
 __all__ = ["compare", "markdown"]
@@ -179,7 +180,7 @@ def run_one(data: Any, run: Run, storage: Storage, folder: str) -> None:
         "model": run.model,
         "variant": run.variant,
         "seed": run.seed,
-        "monitored": _number(monitored),
+        "monitored": number_or_null(monitored),
         "epochs": len(result.history),
         "best_epoch": int(result.best["epoch"]),
         "parameters": sum(parameter.numel() for parameter in result.model.parameters()),
@@ -188,19 +189,14 @@ def run_one(data: Any, run: Run, storage: Storage, folder: str) -> None:
             name: {
                 "rows": report["rows"],
                 "main": report["main"],
-                "metrics": {metric: _number(value) for metric, value in report["metrics"].items()},
-                "majority": {metric: _number(value) for metric, value in report["majority"].items()},
+                "metrics": {metric: number_or_null(value) for metric, value in report["metrics"].items()},
+                "majority": {metric: number_or_null(value) for metric, value in report["majority"].items()},
                 "scores": scores[name],
             }
             for name, report in result.test.items()
         },
     }
     storage.write_json(f"{folder}/{run.key}.json", found)
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: an undefined metric is null."""
-    return None if value is None or math.isnan(value) else float(value)
 
 
 # ------------------------------------------------------------------------------------ the table
@@ -234,10 +230,14 @@ def _row(
         for metric in report["metrics"]:
             values = [one["test"][name]["metrics"][metric] for one in found]
             mean, std = mean_std(values)
-            metrics[f"{name}/{metric}"] = {"mean": _number(mean), "std": _number(std), "values": values}
+            metrics[f"{name}/{metric}"] = {
+                "mean": number_or_null(mean),
+                "std": number_or_null(std),
+                "values": values,
+            }
         parts, wholes = np.moveaxis(np.array([one["test"][name]["scores"] for one in found]), 1, 0)
         low, high = bootstrap_interval(parts, wholes)
-        interval[f"{name}/{report['main']}"] = [_number(low), _number(high)]
+        interval[f"{name}/{report['main']}"] = [number_or_null(low), number_or_null(high)]
     return {
         "model": runs[0].model,
         "features": list(runs[0].features),
@@ -245,7 +245,7 @@ def _row(
         "seeds": len(found),
         "metrics": metrics,
         "interval": interval,
-        "validation": _number(validation),
+        "validation": number_or_null(validation),
         "parameters": found[0]["parameters"],
         "seconds": round(_mean(one["seconds"] for one in found), 2),
         "settings": settings,

@@ -126,16 +126,11 @@ def _extract(
 
     cluster.connect(address)
     pools = plan_extract(config.extract, cluster.nodes(), len(todo))
+    settings = {"config": config, "storage": storage, "folder": folder, "retry_failed": retry_failed}
 
     def stages(nodes: list[Node], partitions: int) -> list[cluster.Stage]:
         nonlocal pools
         pools = plan_extract(config.extract, nodes, partitions)
-        settings = {
-            "config": config,
-            "storage": storage,
-            "folder": folder,
-            "retry_failed": retry_failed,
-        }
         return _stages(settings, plan, spec["decoders"]["frames"], pools)
 
     start = time.perf_counter()

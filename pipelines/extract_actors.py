@@ -83,7 +83,7 @@ class DecodeAndEncode:
         self.plan = plan
         self.table = _Table(storage, folder, retry_failed)
         self.prepare = preparation(config, storage, decoder)
-        self.encode = _encoding(config)
+        self.encode = _encoding(config, storage)
         frames = [getattr(feature, "frames", 1) for feature in config.features.values()]
         self.slice_samples = max(1, config.extract.encode_batch // max(frames, default=1))
 
@@ -141,7 +141,7 @@ class Encode:
 
     def __init__(self, config: Config, storage: Storage, folder: str, retry_failed: bool):
         self.table = _Table(storage, folder, retry_failed)
-        self.encode = _encoding(config)
+        self.encode = _encoding(config, storage)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Encode and write the partition."""
@@ -238,7 +238,7 @@ def preparation(config: Config, storage: Storage, decoder: str) -> Any:
     return Preparation(config.features, storage, decoder, sandbox if settings.sandbox else None)
 
 
-def _encoding(config: Config) -> Any:
+def _encoding(config: Config, storage: Storage) -> Any:
     import torch
 
     from mmray.extraction import Encoding
@@ -251,5 +251,5 @@ def _encoding(config: Config) -> Any:
         config.targets,
         encode_batch=config.extract.encode_batch,
         device=device,
-        storage=Storage(config.storage),
+        storage=storage,
     )

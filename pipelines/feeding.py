@@ -92,13 +92,13 @@ def open_table(
 def _columns(config: Config, storage: Storage, features: Sequence[str]) -> list[str]:
     """What training reads of the table."""
     folder = features_folder(config)
-    schema = read_schema(storage, folder, done_partitions(storage, folder)[0])
+    schema = read_schema(storage, folder)
     return ["sample_id", "split", *config.targets, *columns_of(features, schema)]
 
 
 def _dims(storage: Storage, folder: str, features: Sequence[str]) -> dict[str, int | None]:
     """{feature: numbers a step, or None for words}."""
-    schema = read_schema(storage, folder, done_partitions(storage, folder)[0])
+    schema = read_schema(storage, folder)
     kinds = {name: schema.field(name).type.value_type for name in features}
     return {
         name: kind.list_size if pa.types.is_fixed_size_list(kind) else None for name, kind in kinds.items()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmray.errors import TableError
-from mmray.partitions import done_partitions, read_partition
+from mmray.partitions import done_partitions, read_partition, read_schema
 from mmray.storage import Storage
 from mmray.tables import errors_of
 from pipelines import console
@@ -56,7 +56,7 @@ def _table(storage: Storage, folder: str) -> dict[str, Any] | None:
     partitions = done_partitions(storage, folder)
     if not partitions:
         return None
-    schema = read_partition(storage, folder, partitions[0]).schema
+    schema = read_schema(storage, folder)
     rows, splits, by_reason = 0, Counter(), Counter()
     for partition in partitions:
         part = read_partition(storage, folder, partition, ["sample_id", "split", "errors"])

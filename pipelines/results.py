@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["pattern_rows", "results_rows"]
+__all__ = ["number_or_null", "pattern_rows", "results_rows"]
 
 TestReport = Mapping[str, Mapping[str, Any]]
 
@@ -31,7 +31,7 @@ def _row(model: str, features: list[str], test: TestReport) -> dict[str, Any]:
     return {
         **_metrics_row(model, features, test, {name: report["metrics"] for name, report in test.items()}),
         "interval": {
-            f"{name}/{report['main']}": [_number(value) for value in report["interval"]]
+            f"{name}/{report['main']}": [number_or_null(value) for value in report["interval"]]
             for name, report in test.items()
         },
     }
@@ -76,8 +76,13 @@ def pattern_rows(test: TestReport) -> list[dict[str, Any]]:
 
 def _flat(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
     """{target: {metric: value}} → {target/metric: value}"""
-    return {f"{t}/{name}": _number(value) for t, values in metrics.items() for name, value in values.items()}
+    return {
+        f"{t}/{name}": number_or_null(value)
+        for t, values in metrics.items()
+        for name, value in values.items()
+    }
 
 
-def _number(value: float) -> float | None:
+def number_or_null(value: float | None) -> float | None:
+    """JSON has no NaN: an undefined metric is null."""
     return None if value is None or np.isnan(value) else float(value)

@@ -137,7 +137,7 @@ class Score:
         with tempfile.TemporaryDirectory() as folder:
             self.predictor = load_predictor(storage.copy_down(model, folder), device)
         spec = self.predictor.spec
-        schema = read_schema(storage, features, done_partitions(storage, features)[0])
+        schema = read_schema(storage, features)
         columns = columns_of(list(spec.shapes), schema)
         self.columns = ["sample_id", "split", "errors", *columns, *spec.targets]
 

@@ -5,6 +5,8 @@ import logging
 import os
 import shlex
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,20 @@ from pipelines import console
 
 __all__ = ["submit"]
 
+AGENT_S = 60.0
+"""On a busy machine a head that has just been started takes tens of seconds."""
 
-def submit(stage: str, config: Config, config_path: str, address: str) -> int:
+
+def submit(stage: str, config: Config, config_path: str, address: str, options: Sequence[str] = ()) -> int:
     """Run `mmray STAGE` on the cluster behind the dashboard at `address`; returns the job's exit code.
 
+    `options` are the stage's own, as on its command line.
     The `python` of the cluster's machines must have mmray's dependencies (cluster/README.md); mmray itself
     is uploaded, and wins over one that is installed there. Local paths of the config are made absolute:
     they must be the same files on every machine, or be s3://.
 
     Raises:
-        PlanError: where no Ray dashboard answers, or it refuses the token.
+        PlanError: where no Ray dashboard answers, or it refuses the token or the job.
     """
     from ray.job_submission import JobStatus
 
@@ -33,8 +39,9 @@ def submit(stage: str, config: Config, config_path: str, address: str) -> int:
         name = Path(config_path).name
         Path(folder, name).write_text(dump_config(absolute_paths(config)), encoding="utf-8")
         root = Path(__file__).parent.parent
-        job = client.submit_job(
-            entrypoint=f"python -m pipelines {stage} {shlex.quote(name)}",
+        job = _submit_job(
+            client,
+            entrypoint=shlex.join(["python", "-m", "pipelines", stage, name, *options]),
             runtime_env={
                 "working_dir": folder,
                 "py_modules": [str(root / "mmray"), str(root / "pipelines")],
@@ -74,6 +81,24 @@ def _client(address: str) -> Any:
     except (ConnectionError, RuntimeError, ValueError) as error:
         fault = str(error).strip().splitlines()[0].rstrip(".")
         raise PlanError(f"no Ray cluster takes jobs at {address} (--address): {fault}") from None
+
+
+def _submit_job(client: Any, **job: Any) -> str:
+    """The job's id. The dashboard answers before the agent that starts jobs is there: it is awaited."""
+    deadline = time.monotonic() + AGENT_S
+    while True:
+        try:
+            return client.submit_job(**job)
+        except RuntimeError as error:
+            if "No available agent" not in str(error):
+                raise PlanError(f"the Ray cluster does not take the job: {error}") from None
+            if time.monotonic() > deadline:
+                raise PlanError(
+                    f"the Ray head has no agent that starts jobs, even after {AGENT_S:g} s; its "
+                    "dashboard_agent.log says why. If another Ray of that machine has port 52365, start "
+                    "this one with --dashboard-agent-listen-port 0"
+                ) from None
+            time.sleep(1.0)
 
 
 async def _print_log(client: Any, job: str) -> None:

@@ -22,6 +22,18 @@ def _require_heads_divide(hidden: int, heads: int) -> None:
         raise ValueError(f"hidden {hidden} is not divisible by heads {heads}")
 
 
+class _Attending(Section):
+    """Attention of several heads, each of an equal part of `hidden`."""
+
+    hidden: Positive = 64
+    heads: Positive = 4
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        _require_heads_divide(self.hidden, self.heads)
+        return self
+
+
 class MlpEncoder(Section):
     """Mean over time, then layers (for a fusion over steps: the layers on each step)."""
 
@@ -52,22 +64,15 @@ class RecurrentEncoder(Section):
     """Of the backward direction, `last` is the first step."""
 
 
-class TransformerEncoder(Section):
+class TransformerEncoder(_Attending):
     """Self-attention over time."""
 
     kind: Literal["transformer"]
-    hidden: Positive = 64
     layers: Positive = 1
-    heads: Positive = 4
     dropout: Fraction = 0.1
     center: bool = False
     """Subtract each sample's mean over time first: what changes, not how it looks."""
     readout: Readout = "mean"
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        _require_heads_divide(self.hidden, self.heads)
-        return self
 
 
 class ConvEncoder(Section):
@@ -160,37 +165,23 @@ class SpatialFusion(Section):
     dropout: Fraction = 0.1
 
 
-class CrossAttentionFusion(Section):
+class CrossAttentionFusion(_Attending):
     """Each modality's steps attend to those of each other modality (MulT)."""
 
     kind: Literal["cross_attention"]
-    hidden: Positive = 64
     layers: Positive = 1
-    heads: Positive = 4
     dropout: Fraction = 0.1
     readout: Readout = "mean"
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        _require_heads_divide(self.hidden, self.heads)
-        return self
 
-
-class BottleneckFusion(Section):
+class BottleneckFusion(_Attending):
     """Modalities exchange what they know through a few shared tokens (MBT)."""
 
     kind: Literal["bottleneck"]
-    hidden: Positive = 64
     layers: Positive = 2
-    heads: Positive = 4
     bottlenecks: Positive = 4
     dropout: Fraction = 0.1
     readout: Readout = "mean"
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        _require_heads_divide(self.hidden, self.heads)
-        return self
 
 
 Fusion = Annotated[

@@ -10,7 +10,7 @@ PyAV reads those, segments, files whose time stamps are not exact to the sample 
 they are, and whatever torchcodec cannot: then it says what is wrong.
 
 A segment is the same samples that a cut of the whole recording would give (in Matroska, whose time stamps
-are whole milliseconds, to half of one): decoding begins a little earlier, at a sample where the grids of
+are whole milliseconds, to one): decoding begins a little earlier, at a sample where the grids of
 the old and the new rate meet, and what is too much is cut off after resampling.
 """
 
@@ -268,15 +268,15 @@ def _chunks(sound: _Sound, origin: int, stop: int | None) -> Iterator[np.ndarray
 def _resampled(chunks: Iterator[np.ndarray], native_hz: int, rate_hz: int) -> tuple[np.ndarray, int]:
     """Sound at `rate_hz`, float32, and how many samples at `native_hz` it was made from."""
     resampler = AudioResampler(format="fltp", layout="mono", rate=rate_hz)
-    parts, consumed = [np.zeros(0, np.float32)], 0
+    samples, consumed = bytearray(), 0  # grows in place: an hour's samples are not held twice
     for chunk in chunks:
         consumed += len(chunk)
         if native_hz == rate_hz or not len(chunk):
-            parts.append(chunk)
+            samples += chunk.tobytes()
             continue
         frame = AudioFrame.from_ndarray(chunk[None], format="fltp", layout="mono")
         frame.sample_rate = native_hz
-        parts += [out.to_ndarray()[0] for out in resampler.resample(frame)]
+        samples += b"".join(out.to_ndarray().tobytes() for out in resampler.resample(frame))
     if native_hz != rate_hz and consumed:
-        parts += [out.to_ndarray()[0] for out in resampler.resample(None)]
-    return np.concatenate(parts), consumed
+        samples += b"".join(out.to_ndarray().tobytes() for out in resampler.resample(None))
+    return np.frombuffer(samples, np.float32), consumed

@@ -8,7 +8,6 @@ types, so faults are translated by where they happen (opening, decoding), never 
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import TypeVar
 
 import av
 from av.audio.stream import AudioStream
@@ -32,8 +31,6 @@ __all__ = [
 SLACK_S = 0.25
 """Encoder delay, padding and the rounding of containers stay below this together."""
 SLACK_FRACTION = 0.02
-
-MediaStream = TypeVar("MediaStream", VideoStream, AudioStream)
 
 
 @contextlib.contextmanager

@@ -68,13 +68,14 @@ def _logged(transform: Spectrogram | MelSpectrogram, samples: np.ndarray) -> np.
     """Log power of every step, [T, bins], some thousands at a time."""
     hop, half = transform.hop_length, transform.n_fft // 2
     steps = 1 + len(samples) // hop
-    parts = []
+    bins = transform.n_mels if isinstance(transform, MelSpectrogram) else transform.n_fft // 2 + 1
+    logged = np.empty((steps, bins), np.float32)
     for first in range(0, steps, CHUNK_STEPS):
         count = min(CHUNK_STEPS, steps - first)
         begin, end = first * hop - half, (first + count - 1) * hop + half
         padded = np.pad(samples[max(begin, 0) : end], (max(-begin, 0), max(end - len(samples), 0)))
-        parts.append(transform(torch.from_numpy(padded)).clamp_min(FLOOR).log().T.numpy())
-    return np.concatenate(parts)
+        logged[first : first + count] = transform(torch.from_numpy(padded)).clamp_min(FLOOR).log().T.numpy()
+    return logged
 
 
 def _stft(sample_rate_hz: int, window_ms: float, hop_ms: float) -> dict[str, Any]:

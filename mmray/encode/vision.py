@@ -26,7 +26,12 @@ def vision_geometry(model: str, crop: tuple[float, float, float, float] | None =
         TableError: where the model has none, or wants pictures that are not square.
 
     """
-    processor = load_preprocessor("AutoImageProcessor", model)
+    return _geometry(model, load_preprocessor("AutoImageProcessor", model), crop)
+
+
+def _geometry(
+    model: str, processor: Any, crop: tuple[float, float, float, float] | None = None
+) -> PictureGeometry:
     size: dict[str, int] = dict(processor.size)
     squash = "shortest_edge" not in size
     sides = {size["height"], size["width"]} if squash else {size["shortest_edge"]}
@@ -64,7 +69,7 @@ class VisionEncoder(nn.Module):
         self.network: Any = getattr(network, "vision_model", network)
         self.vector = vector
         processor = load_preprocessor("AutoImageProcessor", model)
-        side_px = vision_geometry(model).crop_px
+        side_px = _geometry(model, processor).crop_px
         self.register_buffer("mean", torch.tensor(processor.image_mean))
         self.register_buffer("std", torch.tensor(processor.image_std))
         self.eval()

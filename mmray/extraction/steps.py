@@ -11,13 +11,13 @@ from mmray.config import (
     FramesFeature,
     MelFeature,
     MfccFeature,
-    SpectrogramFeature,
     SpeechFeature,
     TextFeature,
     TokensFeature,
     VisionFeature,
     WordVectorsFeature,
 )
+from mmray.config.features import SpectralFeature
 from mmray.decode.audio import decode_audio
 from mmray.decode.choice import Decoders
 from mmray.decode.image import PictureGeometry, decode_image
@@ -29,7 +29,6 @@ from mmray.errors import MediaError
 __all__ = ["Step", "TextualFeature", "media_step", "text_step"]
 
 PictureFeature = FramesFeature | VisionFeature
-SpectralFeature = MelFeature | SpectrogramFeature | MfccFeature
 TextualFeature = TokensFeature | WordVectorsFeature | TextFeature
 
 

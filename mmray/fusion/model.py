@@ -112,7 +112,7 @@ class FusionModel(nn.Module):
         if self.fusion.takes == "steps":
             steps = self._steps(x, lengths, times)
             fused = self.fusion(steps)
-            vectors = {name: masked_mean(one.values_BTH, one.mask_BT) for name, one in steps.items()}
+            vectors = {name: masked_mean(*steps[name][:2]) for name in self.unimodal.names}
         else:
             vectors = self._vectors(x, lengths, times)
             fused = self.fusion(vectors, present)

@@ -48,9 +48,8 @@ def bootstrap_interval(
         times = np.bincount(rng.integers(rows, size=rows), minlength=rows)
         drawn = rng.integers(seeds, size=seeds)
         wholes_S = wholes_SN @ times
-        ratios[i] = np.divide(parts_SN @ times, wholes_S, out=np.zeros(seeds), where=wholes_S > 0)[
-            drawn
-        ].mean()
+        ratios_S = np.divide(parts_SN @ times, wholes_S, out=np.zeros(seeds), where=wholes_S > 0)
+        ratios[i] = ratios_S[drawn].mean()
     low, high = np.percentile(ratios, [2.5, 97.5])
     return float(low), float(high)
 

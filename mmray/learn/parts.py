@@ -104,8 +104,8 @@ def take_weights(
     """Give `model` the trained weights that mean the same in both models.
 
     Those are the ones of the same name and shape; of embeddings, the rows of words that both vocabularies
-    have; of heads, those whose classes are the same. Priors and the weights of
-    losses stay: they are of the new train split.
+    have; of heads, those whose classes are the same. Priors and the weights of losses stay: they are of
+    the new train split.
 
     Raises:
         TableError: where nothing can be taken.

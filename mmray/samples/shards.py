@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from mmray.samples.raw import File, RawRow, row_of_files, split_name
-from mmray.storage import Storage, member_uri
+from mmray.storage import Storage, member_uri, scheme_of
 
 __all__ = ["shard_rows"]
 
@@ -41,7 +41,7 @@ def _rows(storage: Storage, shard: str) -> list[RawRow]:
     """The samples of one shard, and after them its damage if it has any."""
     name = shard.rpartition("/")[2]
     filesystem, path = storage.filesystem(shard)
-    options = {} if path.startswith("/") else {"block_size": READ_AHEAD, "cache_type": "readahead"}
+    options = {"block_size": READ_AHEAD, "cache_type": "readahead"} if scheme_of(shard) == "s3" else {}
     with storage.faults(shard), filesystem.open(path, "rb", **options) as opened:
         size = int(filesystem.size(path) or 0)
         members, damage = _members(opened, size)

@@ -44,13 +44,16 @@ def kill():
     while len(list(Path(killed.path("features")).glob("part-*"))) < 4:
         time.sleep(0.02)
     cluster.remove_node(workers[0], allow_graceful=False)
+    left.append(20 - len(list(Path(killed.path("features")).glob("part-*"))))
 
+left = []
 killer = threading.Thread(target=kill)
 killer.start()
 summary = extract(killed)
 killer.join()
-nodes = [node["Alive"] for node in ray.nodes()]
-told = {{"first": undisturbed, "second": summary, "alive": sum(nodes), "nodes": len(nodes)}}
+while sum(node["Alive"] for node in ray.nodes()) > 2:  # the head may take seconds to know of it
+    time.sleep(0.1)
+told = {{"first": undisturbed, "second": summary, "left": left[0]}}
 Path({told!r}).write_text(json.dumps(told))
 ray.shutdown()
 cluster.shutdown()
@@ -78,7 +81,7 @@ def test_a_killed_node_costs_no_row(tmp_path: Path):
     assert run.returncode == 0, run.stderr[-3000:]
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["first"]["actors"] == 3, "a node each"
-    assert (told["alive"], told["nodes"]) == (2, 3)
+    assert told["left"] > 0, "it was killed in mid-run"
     assert told["second"]["rows"] == told["second"]["rows_this_run"] == len(clips)
     tables = [
         pa.concat_tables(read_table(Storage(), load_config(path, overrides).path("features")))

@@ -3,6 +3,7 @@
 MMRAY_KILL_ROUNDS kills of the driver at random points (3; tests/benchmarks/kill_rounds.py takes 30).
 """
 
+import itertools
 import os
 import random
 import signal
@@ -11,7 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -20,6 +23,7 @@ from mmray.config import Config, dump_config
 from mmray.errors import WorkerError
 from mmray.partitions import read_table
 from mmray.plan import Pool
+from mmray.samples.clips import write_clips
 from mmray.storage import Storage
 from pipelines import cluster
 from pipelines.extract import extract
@@ -29,16 +33,25 @@ GONE_S = 60.0  # for processes to end; they take seconds
 # These two hold no work; they may try for a minute to tell the dead head that it is dead.
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 AGENTS_GONE_S = 240.0
+SLOW = ("extract.partition_samples=1", "features.face.frames=8", "features.face.size=160")
+"""A partition a sample, of a tenth of a second or so: time to be killed in the midst of the work."""
+Files = dict[str, tuple]
 
 
 def rows_of(config: Config) -> pa.Table:
     return pa.concat_tables(read_table(Storage(config.storage), config.path("features"))).sort_by("sample_id")
 
 
-def local_files(config: Config) -> dict[str, tuple]:
+def local_files(config: Config) -> Files:
     """Name → inode and time of last change of each finished file."""
     stats = {path.name: path.stat() for path in Path(config.path("features")).glob("part-*")}
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def s3_files(s3: Any, name: str) -> Files:
+    """Key → hash and time of each finished object."""
+    listed = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix=f"{name}/features/part-")
+    return {entry["Key"]: (entry["ETag"], entry["LastModified"]) for entry in listed.get("Contents", [])}
 
 
 def processes_with(marker: str) -> dict[int, str]:
@@ -68,18 +81,20 @@ def wait_until_gone(marker: str, seconds: float, besides: tuple[str, ...] = ()) 
         time.sleep(0.05)
 
 
-def kill_once(config: Config, path: Path, files: Callable[[Config], dict[str, tuple]], seed: int) -> bool:
+def kill_once(path: Path, files: Callable[[], Files], seed: int, *options: str) -> bool:
     """Run `mmray extract` and kill -9 it at a random point; returns whether it had ended before that."""
-    rng, before = random.Random(seed), files(config)
+    rng, before = random.Random(seed), files()
     marker, log = f"{os.getpid()}-{path.parent.name}-{seed}", path.with_suffix(f".{seed}.log")
     environment = {**os.environ, "MMRAY_TEST_MARKER": marker}
     environment.pop("RAY_ADDRESS", None)
     with log.open("wb") as told:
-        command = [sys.executable, "-m", "pipelines", "extract", str(path)]
+        command = [sys.executable, "-m", "pipelines", "extract", str(path), *options]
         driver = subprocess.Popen(command, env=environment, stdout=told, stderr=told)
     # Up to three partitions and a moment after its start; or, with none, anywhere in the start itself.
     more, moment_s = rng.randrange(4), rng.uniform(0, 0.3)
-    wait_for(lambda: driver.poll() is not None or len(files(config)) >= len(before) + more, "progress", 120)
+    wait_for(
+        lambda: driver.poll() is not None or len(files().items() - before.items()) >= more, "progress", 120
+    )
     try:
         driver.wait(moment_s if more else 20 * moment_s)
     except subprocess.TimeoutExpired:
@@ -87,33 +102,64 @@ def kill_once(config: Config, path: Path, files: Callable[[Config], dict[str, tu
     ended = driver.wait()
     wait_until_gone(f"MMRAY_TEST_MARKER={marker}", GONE_S, besides=AGENTS)
     assert ended in (0, -signal.SIGKILL), log.read_text()
-    assert before.items() <= files(config).items(), "finished work was done again"
     return ended == 0
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
 def test_killed_drivers_lose_and_repeat_nothing(where, ray_cluster, s3, clip_project, clips, tmp_path):
-    undisturbed = clip_project("extract.partition_samples=1")
+    undisturbed = clip_project(*SLOW)
     assert extract(undisturbed)["rows"] == len(clips.faults)
-    output = s3.uri("killed") if where == "s3" else str(tmp_path / "killed")
-    config = clip_project("extract.partition_samples=1", f"output={output}")
-
-    def objects(_: Config) -> dict[str, tuple]:
-        listed = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix="killed/features/part-")
-        return {entry["Key"]: (entry["ETag"], entry["LastModified"]) for entry in listed.get("Contents", [])}
-
-    files = objects if where == "s3" else local_files
-    rounds = 2 if where == "s3" else ROUNDS
     path = tmp_path / "kill.yaml"
-    path.write_text(dump_config(config))
-    ended = [kill_once(config, path, files, seed) for seed in range(rounds)]
-    assert not any(ended[:2]), "it ended before it could be killed"
-    before = files(config)
-    summary = extract(config)
-    assert before.items() <= files(config).items()
-    assert summary["rows"] == len(clips.faults)
-    assert rows_of(config).equals(rows_of(undisturbed)), "to the byte"
+    left, seeds = 2 if where == "s3" else ROUNDS, itertools.count()
+    for table in itertools.count():  # a driver that ends before it is killed makes way for another table
+        name = f"killed-{table}"
+        config = clip_project(*SLOW, f"output={s3.uri(name) if where == 's3' else tmp_path / name}")
+        path.write_text(dump_config(config))
+        files = partial(s3_files, s3, name) if where == "s3" else partial(local_files, config)
+        ended = False
+        while left and not ended:
+            before = files()
+            ended = kill_once(path, files, next(seeds))
+            left -= not ended
+            assert before.items() <= files().items(), "finished work was done again"
+        before = files()
+        summary = extract(config)
+        assert before.items() <= files().items()
+        assert summary["rows"] == len(clips.faults)
+        assert rows_of(config).equals(rows_of(undisturbed)), "to the byte"
+        if not left:
+            break
     wait_until_gone(f"MMRAY_TEST_MARKER={os.getpid()}-{tmp_path.name}", AGENTS_GONE_S)
+
+
+def test_a_killed_retry_is_taken_up(ray_cluster, clip_project, tmp_path):
+    data = tmp_path / "data"
+    rows = write_clips(str(data), clips=40)
+    mended = clip_project(*SLOW, f"samples.manifest={data}/manifest.jsonl", f"output={tmp_path}/mended")
+    extract(mended)
+    gone = [data / row["video"] for row in rows if not row["damage"]][::3]
+    for file in gone:
+        file.rename(file.with_suffix(".away"))
+    config = clip_project(*SLOW, f"samples.manifest={data}/manifest.jsonl")
+    summary = extract(config)
+    for file in gone:
+        file.with_suffix(".away").rename(file)
+
+    path = tmp_path / "retry.yaml"
+    path.write_text(dump_config(config))
+    files = partial(local_files, config)
+    before = files()
+    assert not kill_once(path, files, 1, "--retry-failed"), "it ended before it could be killed"
+    between = files()
+    again = extract(config, retry_failed=True)
+    assert again["failed_rows"] == summary["failed_rows"] - len(gone)
+    # Of the rows that failed, those done before the kill are not among the retried ones; whole files stay.
+    changed = len(between.items() - before.items())
+    assert 1 <= changed < len(gone)
+    assert again["retried"] == summary["failed_rows"] - changed
+    assert len(before.items() & files().items()) == len(rows) - summary["failed_rows"]
+    # An error tells how often it was tried.
+    assert rows_of(config).drop_columns("errors").equals(rows_of(mended).drop_columns("errors"))
 
 
 def test_a_killed_actor_costs_no_row(ray_cluster, clip_project, clips):

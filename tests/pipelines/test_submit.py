@@ -1,7 +1,10 @@
 """`mmray submit` against a real Ray head on this machine, started as cluster/local.sh starts it."""
 
+import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 from mmray.partitions import read_table
 from mmray.storage import Storage
@@ -41,7 +45,17 @@ class Head:
 
 
 @pytest.fixture(scope="module")
-def head(free_port) -> Iterator[Head]:
+def agent_port_taken() -> Iterator[None]:
+    """As where another Ray runs on this machine."""
+    with socket.socket() as other:
+        with contextlib.suppress(OSError):  # one does
+            other.bind(("", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT))
+            other.listen()
+        yield
+
+
+@pytest.fixture(scope="module")
+def head(free_port, agent_port_taken) -> Iterator[Head]:
     """cluster/local.sh with ports, files and token of its own."""
     with tempfile.TemporaryDirectory(prefix="mmray-") as folder:  # short: Ray's sockets lie in it
         dashboard = free_port()
@@ -92,6 +106,11 @@ def test_a_stage_runs_as_a_job_with_its_log_and_its_exit_code(head, clip_project
     assert rows == len(clips.faults)
     assert f"{rows} done now" in done.stdout, "the stage's own summary"
 
+    failed_rows = json.loads(Path(config.path("features"), "_summary.json").read_text())["failed_rows"]
+    again = head.submit("extract", str(tmp_path / "config.yaml"), "--retry-failed")
+    assert again.returncode == 0, again.stderr
+    assert f"retried  {failed_rows} rows, 0 of them" in again.stdout
+
     (tmp_path / "config.yaml").write_text(
         (tmp_path / "config.yaml").read_text().replace("manifest.jsonl", "nowhere.jsonl")
     )
@@ -110,5 +129,5 @@ def test_what_is_wrong_with_a_submission_is_said(head, free_port, clip_project, 
     nobody = Head(f"http://127.0.0.1:{free_port()}", head.environment).submit("extract", config)
     assert nobody.returncode == 1
     assert "no Ray cluster takes jobs" in nobody.stderr
-    unknown = head.submit("fly", config)
-    assert unknown.returncode == 2
+    for misused in (("fly", config), ("train", config, "--retry-failed")):
+        assert head.submit(*misused).returncode == 2
