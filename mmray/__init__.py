@@ -5,6 +5,7 @@ The journey, one line a module:
     config      YAML → one strict, typed description of the whole project
     errors      every fault the user can act on, as one tree
     storage     a path, local or s3:// → a filesystem; atomic writes, local copies of media
+    uris        what a path, s3:// or a member of an archive says
     s3          what the faults of S3 mean: try again, give one object up, stop
     tables      names, types and shapes of the sample, feature and prediction tables
     samples     manifests, tar shards or a folder → partitions that never change for the same source

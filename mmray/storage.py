@@ -8,116 +8,33 @@ absent: locally a rename, on S3 the put itself; files are therefore also markers
 import contextlib
 import json
 import os
-import re
 import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any
 
 from mmray import s3
-from mmray.config import Config, StorageConfig, override
-from mmray.config.features import WEIGHTS_FIELD
+from mmray.config import StorageConfig
 from mmray.errors import MediaError, StorageError
+from mmray.uris import SCHEMES, Span, absolute, scheme_of, span_of
 
 if TYPE_CHECKING:
     import fsspec
     import pyarrow.fs
 
-__all__ = [
-    "SCHEMES",
-    "Storage",
-    "absolute",
-    "absolute_paths",
-    "join",
-    "member_uri",
-    "parent",
-    "scheme_of",
-]
-
-SCHEMES = ("", "file", "s3")
+__all__ = ["Storage"]
 
 # s3fs repeats whole calls, each of which botocore repeats already; only a body cut off needs it.
 BODY_ATTEMPTS = 2
 
 
-def scheme_of(uri: str) -> str:
-    """`s3://bucket/key` → `s3`; a plain path → ``."""
-    head, separator, _ = uri.partition("://")
-    return head if separator else ""
-
-
-def parent(uri: str) -> str:
-    """The folder that holds `uri`."""
-    return uri.rstrip("/").rpartition("/")[0] or ("/" if uri.startswith("/") else ".")
-
-
-def join(folder: str, uri: str) -> str:
-    """`uri` itself where it is absolute or has a scheme, else `uri` below `folder`."""
-    if scheme_of(uri) or uri.startswith("/"):
-        return uri
-    return f"{folder.rstrip('/')}/{uri}" if folder not in ("", ".") else uri
-
-
-def member_uri(archive: str, offset: int, size: int, extension: str) -> str:
-    """`size` bytes of an uncompressed archive, from `offset`, as a URI: `shard.tar#offset+size.mp4`."""
-    return f"{archive}#{offset}+{size}.{extension.rpartition('.')[2]}"
-
-
-class _Span(NamedTuple):
-    """Bytes of a file: all of them where `size` is None."""
-
-    uri: str
-    offset: int
-    size: int | None
-    suffix: str
-
-
-def _span(uri: str) -> _Span:
-    """What a media URI means: a file, or a member of an archive."""
-    if member := re.fullmatch(r"(.+)#(\d+)\+(\d+)(\.[a-z0-9]+)", uri):
-        return _Span(member[1], int(member[2]), int(member[3]), member[4])
-    return _Span(uri, 0, None, os.path.splitext(uri)[1])
-
-
-def _cut(path: str, span: _Span, file: IO[bytes]) -> None:
+def _cut(path: str, span: Span, file: IO[bytes]) -> None:
     with open(path, "rb") as whole:
         whole.seek(span.offset)
         file.write(whole.read(span.size))
     file.flush()
-
-
-def absolute(uri: str) -> str:
-    """A local path made absolute (workers have other working directories); s3:// and the like as it is."""
-    if scheme_of(uri) not in ("", "file"):
-        return uri
-    return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
-
-
-def absolute_paths(config: Config) -> Config:
-    """Local paths of a config made absolute: a worker's working directory is another.
-
-    Weights and models are paths where there is such a file or folder, else names.
-    """
-    paths: dict[str, Any] = {"output": config.output}
-    for key in ("manifest", "shards", "folder"):
-        if given := getattr(config.samples, key):
-            paths[f"samples.{key}"] = given
-    if config.train.initialize_from:
-        paths["train.initialize_from"] = config.train.initialize_from
-    for name, feature in config.features.items():
-        field = "path" if feature.kind == "imported" else WEIGHTS_FIELD.get(feature.kind)
-        path = getattr(feature, field) if field else None
-        if path and os.path.exists(os.path.expanduser(path)):
-            paths[f"features.{name}.{field}"] = path
-    return override(
-        config,
-        {
-            dotted: [absolute(each) for each in path] if isinstance(path, list) else absolute(path)
-            for dotted, path in paths.items()
-        },
-    )
 
 
 @dataclass(frozen=True)
@@ -287,7 +204,7 @@ class Storage:
 
         """
         with contextlib.ExitStack() as stack:
-            span = _span(uri)
+            span = span_of(uri)
             on_s3 = scheme_of(span.uri) == "s3"
             try:
                 _require_possible(span.uri)
@@ -312,7 +229,7 @@ class Storage:
                 path = copy.name
             yield path
 
-    def _fetch(self, uri: str, span: "_Span", file: IO[bytes]) -> None:
+    def _fetch(self, uri: str, span: Span, file: IO[bytes]) -> None:
         """An object's bytes, or a span of them, into `file`.
 
         Raises:

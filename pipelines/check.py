@@ -16,7 +16,8 @@ from mmray.config import Config
 from mmray.errors import PlanError, SamplesError, TableError
 from mmray.plan import ExtractPlan, Node, plan_extract, plan_score, plan_train, plan_tune
 from mmray.samples.plan import SamplePlan, plan_samples
-from mmray.storage import Storage, absolute, parent, scheme_of
+from mmray.storage import Storage
+from mmray.uris import absolute, parent, scheme_of
 from pipelines import console
 
 __all__ = ["check", "show"]

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from mmray.config import CompareConfig, Config, TuneConfig, override
+from mmray.config import CompareConfig, Config, TuneConfig, absolute_paths, override
 from mmray.config.metrics import lower_is_better
 from mmray.errors import MmrayError, TableError
 from mmray.fingerprint import hash_of
 from mmray.plan import plan_compare
-from mmray.storage import Storage, absolute_paths
+from mmray.storage import Storage
 from pipelines import console
 from pipelines.results import number_or_null
 from pipelines.train import check_targets, load_features, require_features

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmray.config import Config
-from mmray.storage import Storage, absolute, scheme_of
+from mmray.storage import Storage
+from mmray.uris import absolute, scheme_of
 from pipelines import console
 
 __all__ = ["EpochFeed", "watch_training", "watch_trials"]

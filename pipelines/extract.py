@@ -13,13 +13,13 @@ import time
 from typing import Any
 
 from mmray.accounting import Tally, cost, rates
-from mmray.config import Config
+from mmray.config import Config, absolute_paths
 from mmray.errors import TableError
 from mmray.fingerprint import feature_spec, hash_of, require_same
 from mmray.partitions import done_partitions, read_notes
 from mmray.plan import ExtractPlan, Node, plan_extract
 from mmray.samples.plan import SamplePlan, plan_samples
-from mmray.storage import Storage, absolute_paths
+from mmray.storage import Storage
 from pipelines import console
 
 __all__ = ["extract", "features_folder"]

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray.accounting import Tally, notes_of
-from mmray.config import Config, ImportedFeature
+from mmray.config import Config, ImportedFeature, absolute_paths
 from mmray.errors import MediaError, TableError
 from mmray.fingerprint import feature_spec, hash_of, require_same
 from mmray.partitions import done_partitions, write_partition
 from mmray.samples.arrays import Columns, is_manifest, read_columns
 from mmray.samples.imported import ImportedStep, in_context, sample_ids, samples, steps
 from mmray.samples.plan import SamplePlan, plan_samples
-from mmray.storage import Storage, absolute_paths
+from mmray.storage import Storage
 from mmray.tables import FeatureShape, feature_schema, vectors_to_column
 from pipelines import console
 from pipelines.extract import features_folder

@@ -12,12 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmray.config import Config
+from mmray.config import Config, absolute_paths
 from mmray.errors import TableError
 from mmray.fingerprint import require_same
 from mmray.partitions import done_partitions, read_notes, read_partition, read_schema, write_partition
 from mmray.plan import plan_score
-from mmray.storage import Storage, absolute_paths
+from mmray.storage import Storage
 from mmray.tables import columns_of
 from pipelines import console
 from pipelines.extract import features_folder

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmray.config import Config, dump_config
+from mmray.config import Config, absolute_paths, dump_config
 from mmray.errors import PlanError
-from mmray.storage import absolute_paths
 from pipelines import console
 
 __all__ = ["submit"]

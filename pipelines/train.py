@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmray.config import Config
+from mmray.config import Config, absolute_paths
 from mmray.errors import MmrayError, SamplesError, TableError
 from mmray.fingerprint import feature_spec, hash_of, require_same
 from mmray.plan import Workers, plan_memory, plan_train
-from mmray.storage import Storage, absolute_paths
+from mmray.storage import Storage
 from pipelines import console
 from pipelines.epochs import EpochFeed, watch_training
 from pipelines.extract import features_folder

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from mmray.config import Config, Space, dump_config, override
+from mmray.config import Config, Space, absolute_paths, dump_config, override
 from mmray.config.metrics import lower_is_better
 from mmray.errors import ConfigError, TableError
 from mmray.fingerprint import hash_of
 from mmray.plan import Pool, Workers, plan_memory, plan_tune
-from mmray.storage import Storage, absolute_paths
+from mmray.storage import Storage
 from pipelines.epochs import EpochFeed, watch_trials
 from pipelines.feeding import load_features, open_table, streaming_window
 from pipelines.train import check_targets, other_model, require_features

@@ -12,6 +12,7 @@ is answered in a fraction of a second.
     rules      what types cannot say
     explain    a fault in the user's words
     reading    file + overrides → Config
+    paths      its local paths made absolute
 """
 
 from mmray.config.base import Section
@@ -48,6 +49,7 @@ from mmray.config.model import (
     TransformerEncoder,
     WeightedFusion,
 )
+from mmray.config.paths import absolute_paths
 from mmray.config.reading import dump_config, load_config, override
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, SplitConfig, StorageConfig
@@ -107,6 +109,7 @@ __all__ = [
     "VisionFeature",
     "WeightedFusion",
     "WordVectorsFeature",
+    "absolute_paths",
     "dump_config",
     "load_config",
     "override",

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from mmray.config import Feature
 from mmray.config.features import WEIGHTS_FIELD
 from mmray.errors import TableError
-from mmray.storage import Storage, parent, scheme_of
+from mmray.storage import Storage
+from mmray.uris import parent, scheme_of
 
 __all__ = ["local_weights", "weights_fingerprint", "with_local_weights"]
 

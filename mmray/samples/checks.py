@@ -17,8 +17,9 @@ from mmray.config import Config, SplitConfig
 from mmray.errors import SamplesError
 from mmray.samples.raw import RawRow
 from mmray.samples.source import Source
-from mmray.storage import SCHEMES, Storage, join, scheme_of
+from mmray.storage import Storage
 from mmray.tables import target_type
+from mmray.uris import SCHEMES, join, scheme_of
 
 __all__ = ["SPLITS", "CheckedRows", "plan_sources", "split_of"]
 

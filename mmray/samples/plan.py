@@ -20,8 +20,9 @@ from mmray.config import Config
 from mmray.errors import SamplesError, TableError
 from mmray.samples.checks import CheckedRows, plan_sources
 from mmray.samples.source import Source, find_source
-from mmray.storage import Storage, parent
+from mmray.storage import Storage
 from mmray.tables import sample_schema
+from mmray.uris import parent
 
 __all__ = ["SamplePlan", "plan_samples"]
 

@@ -13,7 +13,8 @@ from mmray.samples.manifest import manifest_rows
 from mmray.samples.media import folder_rows
 from mmray.samples.raw import RawRow
 from mmray.samples.shards import shard_rows
-from mmray.storage import Storage, absolute
+from mmray.storage import Storage
+from mmray.uris import absolute
 
 __all__ = ["Source", "find_source"]
 

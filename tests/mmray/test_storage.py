@@ -17,7 +17,8 @@ import pytest
 
 from mmray.config import StorageConfig
 from mmray.errors import MediaError, StorageError
-from mmray.storage import Storage, absolute, join, parent, scheme_of
+from mmray.storage import Storage
+from mmray.uris import absolute, join, parent, scheme_of
 
 storage = Storage()
 

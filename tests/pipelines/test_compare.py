@@ -43,17 +43,19 @@ def test_the_table_is_what_its_runs_say_and_one_model_more_trains_that_model_onl
     runs = runs_in(config)
     splits = pa.concat_tables(read_table(Storage(), config.path("features"), ["split"]))["split"]
     test_rows = splits.to_pylist().count("test")
-    concat = [run["test"]["emotion"] for run in runs.values() if run["model"] == "concat"]
-    accuracies = [report["metrics"]["accuracy"] for report in concat]
-    told = rows["concat"]["metrics"]["emotion/accuracy"]
-    assert told["mean"] == pytest.approx(np.mean(accuracies))
-    assert told["std"] == pytest.approx(np.std(accuracies, ddof=1))
-    for report in concat:
-        parts, wholes = report["scores"]
-        assert len(parts) == report["rows"] == rows["concat"]["n"] == test_rows
-        assert np.sum(parts) / np.sum(wholes) == pytest.approx(report["metrics"]["accuracy"], abs=1e-6)
-    low, high = rows["concat"]["interval"]["emotion/accuracy"]
-    assert low <= told["mean"] <= high
+    concat = [run["test"] for run in runs.values() if run["model"] == "concat"]
+    for target, metric in (("emotion", "accuracy"), ("score", "mae")):
+        told = rows["concat"]["metrics"][f"{target}/{metric}"]
+        values = [reports[target]["metrics"][metric] for reports in concat]
+        assert told["mean"] == pytest.approx(np.mean(values))
+        assert told["std"] == pytest.approx(np.std(values, ddof=1))
+        for report in (reports[target] for reports in concat):
+            parts, wholes = report["scores"]
+            assert report["main"] == metric
+            assert len(parts) == report["rows"] == rows["concat"]["n"] == test_rows
+            assert np.sum(parts) / np.sum(wholes) == pytest.approx(report["metrics"][metric], abs=1e-6)
+        low, high = rows["concat"]["interval"][f"{target}/{metric}"]
+        assert low <= told["mean"] <= high
     assert rows["voice_mlp"]["features"] == ["voice"]
     assert rows["late"]["parameters"] != rows["concat"]["parameters"]
 
@@ -61,10 +63,10 @@ def test_the_table_is_what_its_runs_say_and_one_model_more_trains_that_model_onl
     table = (output / "compare.md").read_text().splitlines()
     cells = [cell.strip() for cell in table[5].strip("|").split("|")]
     assert cells[:3] == ["concat", str(test_rows), "2"]
-    assert f"{told['mean']:.3f} ± {told['std']:.3f} [{low:.3f}, {high:.3f}]" in cells
+    assert f"{told['mean']:.3f} ± {told['std']:.3f} [{low:.3f}, {high:.3f}]" in cells, "the mae"
     with (output / "compare.csv").open() as file:
         lines = {line["model"]: line for line in csv.DictReader(file)}
-    assert float(lines["concat"]["emotion/accuracy mean"]) == told["mean"]
+    assert float(lines["concat"]["score/mae mean"]) == told["mean"]
     assert all("concat" in (output / f"compare-{name}.svg").read_text() for name in ("emotion", "score"))
     made = {"rows": 203, "partitions": 4, "seconds": 1.0, "stage_seconds": {}}
     Storage().write_json(config.path("features", "_summary.json"), made)

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmray.config import Config, load_config
+from mmray.config import Config, absolute_paths, load_config
 from mmray.errors import ConfigError, PlanError, SamplesError, TableError
 from mmray.partitions import done_partitions, read_partition, read_table, write_partition
-from mmray.storage import Storage, absolute_paths
+from mmray.storage import Storage
 from pipelines.score import score
 from pipelines.train import train
 from pipelines.tune import tune
