@@ -1,10 +1,11 @@
 """What a support vector machine makes of the features that fusion models are compared on.
 
-    python tests/benchmarks/grid_svm.py OUTPUT TARGET           for example runs/grid digit
+    python tests/benchmarks/svm_yardstick.py OUTPUT TARGET           for example runs/grid digit
 
 A yardstick that shares no code with mmray's models: each feature of the table below OUTPUT, its time
-stretched to 20 steps, its mean taken off, standardized, in principal components; C and their number by
-the validation split. `late` adds the decision values of all features. Prints accuracies on test.
+stretched to 20 steps, its mean over time taken off (a single step stays as it is), standardized, in
+principal components; C and their number by the validation split. `late` adds the decision values of all
+features. Prints accuracies on test.
 """
 
 import argparse
@@ -23,7 +24,9 @@ STEPS = 20
 
 
 def stretched(steps: np.ndarray) -> np.ndarray:
-    """[T, D] → [STEPS · D]: linear interpolation in time, less the mean over time."""
+    """[T, D] → [STEPS · D]: linear interpolation in time, less the mean over time; one step: [D]."""
+    if len(steps) == 1:
+        return steps[0]
     at = np.linspace(0, len(steps) - 1, STEPS)
     low, high = np.floor(at).astype(int), np.ceil(at).astype(int)
     values = steps[low] + (at - low)[:, None] * (steps[high] - steps[low])
