@@ -44,7 +44,7 @@ def kill():
     while len(list(Path(killed.path("features")).glob("part-*"))) < 4:
         time.sleep(0.02)
     cluster.remove_node(workers[0], allow_graceful=False)
-    left.append(20 - len(list(Path(killed.path("features")).glob("part-*"))))
+    left.append(undisturbed["partitions"] - len(list(Path(killed.path("features")).glob("part-*"))))
 
 left = []
 killer = threading.Thread(target=kill)
@@ -53,7 +53,8 @@ summary = extract(killed)
 killer.join()
 while sum(node["Alive"] for node in ray.nodes()) > 2:  # the head may take seconds to know of it
     time.sleep(0.1)
-told = {{"first": undisturbed, "second": summary, "left": left[0]}}
+nodes = [node["Alive"] for node in ray.nodes()]
+told = {{"first": undisturbed, "second": summary, "left": left[0], "alive": sum(nodes), "nodes": len(nodes)}}
 Path({told!r}).write_text(json.dumps(told))
 ray.shutdown()
 cluster.shutdown()
@@ -81,6 +82,7 @@ def test_a_killed_node_costs_no_row(tmp_path: Path):
     assert run.returncode == 0, run.stderr[-3000:]
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["first"]["actors"] == 3, "a node each"
+    assert (told["alive"], told["nodes"]) == (2, 3)
     assert told["left"] > 0, "it was killed in mid-run"
     assert told["second"]["rows"] == told["second"]["rows_this_run"] == len(clips)
     tables = [

@@ -129,8 +129,7 @@ def test_killed_drivers_lose_and_repeat_nothing(where, ray_cluster, s3, clip_pro
         assert rows_of(config).equals(rows_of(undisturbed)), "to the byte"
         if not left:
             break
-    if where == "local":
-        wait_until_gone(f"MMRAY_TEST_MARKER={os.getpid()}-{tmp_path.name}", AGENTS_GONE_S)
+    wait_until_gone(f"MMRAY_TEST_MARKER={os.getpid()}-{tmp_path.name}", AGENTS_GONE_S)
 
 
 def test_a_killed_retry_is_taken_up(ray_cluster, clip_project, tmp_path):
