@@ -2,7 +2,7 @@
 
     python configs/sentiment_samples.py runs/sentiment/data --samples 240
 
-The samples are the demo's (`mmray.samples.clips`): a drawn face, here the last picture of its clip; tone
+The samples are the demo's (`mmray.assets.clips`): a drawn face, here the last picture of its clip; tone
 pulses; a sentence. The picture shows pleasant or unpleasant, the sound aroused or quiet, the words hint at
 one of the two: only together they tell which of four sentiments it is. Replace manifest.jsonl by your own.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmray.samples.clips import SAMPLE_RATE_HZ, draw_frames, plan_clips, synthesize_sound
+from mmray.assets.clips import SAMPLE_RATE_HZ, draw_frames, plan_clips, synthesize_sound
 
 
 def rows(folder: Path, samples: int) -> Iterator[dict]:

@@ -17,8 +17,7 @@ The journey, one line a module:
     learn       feature tables → batches → a trained model, its metrics and its checkpoint
     plan        a config and a cluster's resources → actors and workers that are sure to fit
 
-`pipelines/` puts these on Ray: extract (Ray Data), train (Ray Train), tune (Ray Tune), score (Ray
-Data), report. Nothing here imports `pipelines`, and nothing here needs Ray.
+Only `distributed` and `stages` import Ray; `stages` has a file a command.
 """
 
 __version__ = "0.1.0"

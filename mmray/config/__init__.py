@@ -29,6 +29,7 @@ from mmray.config.features import (
     VisionFeature,
     WordVectorsFeature,
 )
+from mmray.config.load import dump_config, load_config, override
 from mmray.config.model import (
     BottleneckFusion,
     ConcatFusion,
@@ -50,10 +51,9 @@ from mmray.config.model import (
     WeightedFusion,
 )
 from mmray.config.paths import absolute_paths
-from mmray.config.reading import dump_config, load_config, override
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, SplitConfig, StorageConfig
-from mmray.config.sections import Config
+from mmray.config.schema import Config
 from mmray.config.targets import (
     ClassificationTarget,
     MultilabelTarget,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel
 
-from mmray.config.sections import Config
+from mmray.config.schema import Config
 
 __all__ = ["did_you_mean", "explain", "merged"]
 

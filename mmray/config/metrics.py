@@ -1,6 +1,6 @@
 """Which metrics a target has, by name, and which way they are better: no numbers, so nothing heavy.
 
-`mmray.learn.metrics` computes them.
+`mmray.training.metrics` computes them.
 """
 
 from mmray.config.targets import ClassificationTarget, MultilabelTarget, OrdinalTarget, Target

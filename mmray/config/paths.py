@@ -4,9 +4,9 @@ import os
 from typing import Any
 
 from mmray.config.features import WEIGHTS_FIELD
-from mmray.config.reading import override
-from mmray.config.sections import Config
-from mmray.uris import absolute
+from mmray.config.load import override
+from mmray.config.schema import Config
+from mmray.storage.uris import absolute
 
 __all__ = ["absolute_paths"]
 

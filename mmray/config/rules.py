@@ -6,7 +6,7 @@ from mmray.config.explain import did_you_mean, explain, merged
 from mmray.config.features import MEDIA_SOURCES
 from mmray.config.metrics import metric_names
 from mmray.config.nested import assign, set_at, with_tuples
-from mmray.config.sections import Config
+from mmray.config.schema import Config
 
 __all__ = ["broken_rules"]
 

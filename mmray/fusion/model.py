@@ -57,8 +57,7 @@ class FusionModel(nn.Module):
     `fusion.takes` says what `fusion` is called with: "vectors", {modality: [B, H_m]} (zeros where absent)
     and {modality: [B] bool}; or "steps", {modality: Steps}, for which encoders need no readout.
     `unimodal` are heads on each modality's vector (the mean of its steps, for a fusion over steps). With
-    `learned_weights` there is a log variance for each target's loss (`mmray.learn.losses`), which no output
-    depends on.
+    `learned_weights` there is a log variance for each target's loss, which no output depends on.
     """
 
     def __init__(

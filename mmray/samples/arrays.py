@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from mmray.errors import SamplesError, TableError
-from mmray.partitions import done_partitions, read_table
 from mmray.samples.manifest import read_rows
-from mmray.storage import Storage
-from mmray.tables import ragged_from_column
+from mmray.storage.filesystem import Storage
+from mmray.tables.parts import done_partitions, read_table
+from mmray.tables.schemas import ragged_from_column
 
 __all__ = ["Columns", "is_manifest", "read_columns", "safe_unpickle"]
 

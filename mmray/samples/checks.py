@@ -16,10 +16,10 @@ import pyarrow as pa
 from mmray.config import Config, SplitConfig
 from mmray.errors import SamplesError
 from mmray.samples.raw import RawRow
-from mmray.samples.source import Source
-from mmray.storage import Storage
-from mmray.tables import target_type
-from mmray.uris import SCHEMES, join, scheme_of
+from mmray.samples.sources import Source
+from mmray.storage.filesystem import Storage
+from mmray.storage.uris import SCHEMES, join, scheme_of
+from mmray.tables.schemas import target_type
 
 __all__ = ["SPLITS", "CheckedRows", "plan_sources", "split_of"]
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from mmray.errors import SamplesError
 from mmray.samples.raw import RawRow
-from mmray.storage import Storage
-from mmray.uris import parent
+from mmray.storage.filesystem import Storage
+from mmray.storage.uris import parent
 
 __all__ = ["manifest_rows", "read_rows"]
 

@@ -15,8 +15,8 @@ from itertools import groupby
 from typing import Any
 
 from mmray.samples.raw import File, RawRow, row_of_files, split_name
-from mmray.storage import Storage
-from mmray.uris import member_uri, scheme_of
+from mmray.storage.filesystem import Storage
+from mmray.storage.uris import member_uri, scheme_of
 
 __all__ = ["shard_rows"]
 

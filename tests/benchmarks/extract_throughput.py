@@ -78,10 +78,10 @@ def loop_worker(path: str, overrides: list[str], worker: int) -> None:
 
     from mmray.config import load_config
     from mmray.decode.choice import choose_decoders
-    from mmray.storage import Storage
-    from pipelines import cluster
-    from pipelines.extract import features_folder, plan_samples
-    from pipelines.extract_actors import DecodeAndEncode
+    from mmray.distributed import pools as cluster
+    from mmray.stages.extract import features_folder, plan_samples
+    from mmray.stages.extract_actors import DecodeAndEncode
+    from mmray.storage.filesystem import Storage
 
     cluster.use_own_cpus = lambda: torch.set_num_threads(1)  # this process is no actor
     config, storage = load_config(path, overrides), Storage()
@@ -104,7 +104,7 @@ def run_loop(path: str, overrides: list[str]) -> None:
 
 
 def run_mmray(path: str, overrides: list[str]) -> None:
-    command = [sys.executable, "-m", "pipelines", "extract", path, *overrides, "--json"]
+    command = [sys.executable, "-m", "mmray", "extract", path, *overrides, "--json"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 if __name__ == "__main__":
     os.environ["MMRAY_KILL_ROUNDS"] = sys.argv[1] if len(sys.argv) > 1 else "30"
-    test = Path(__file__).parents[1] / "pipelines" / "test_kills.py"
+    test = Path(__file__).parents[1] / "stages" / "test_kills.py"
     sys.exit(
         pytest.main([f"{test}::test_killed_drivers_lose_and_repeat_nothing[local]", "-o", "timeout=3600"])
     )

@@ -23,8 +23,8 @@ from mmray.decode.audio import decode_audio
 from mmray.decode.choice import choose_decoders
 from mmray.decode.image import PictureGeometry
 from mmray.decode.video import decode_frames
-from mmray.encode.spectral import log_mel
 from mmray.errors import ConfigError
+from mmray.features.spectral import log_mel
 
 FPS, RATE_HZ, LOOP_S = 25, 48_000, 10
 SQUARE = PictureGeometry(crop=None, resize_px=112, crop_px=112)

@@ -24,7 +24,7 @@ extract: {{partition_samples: {samples}}}
 RUN = """
 import json, resource, sys, time
 from mmray.config import load_config
-from pipelines.extract import extract
+from mmray.stages.extract import extract
 start = time.perf_counter()
 summary = extract(load_config(sys.argv[1]))
 told = {"rows": summary["rows"], "now": summary["rows_this_run"], "ray": "ray" in sys.modules}

@@ -22,10 +22,10 @@ import pyarrow as pa
 import torch
 
 from mmray.config import Feature, FramesFeature, MelFeature
-from mmray.decode.sandbox import Sandbox
-from mmray.extraction import Preparation, Prepared
-from mmray.storage import Storage
-from mmray.tables import sample_schema
+from mmray.decode.isolation import Sandbox
+from mmray.features.preparing import Preparation, Prepared
+from mmray.storage.filesystem import Storage
+from mmray.tables.schemas import sample_schema
 
 FEATURES: dict[str, Feature] = {
     "face": FramesFeature(kind="frames", frames=16, encoder="resnet18"),

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from mmray.config import ClassificationTarget, ModelConfig, TrainConfig
-from mmray.learn.batches import FeatureSet, Ragged
-from mmray.learn.loop import fit
+from mmray.training.batches import FeatureSet, Ragged
+from mmray.training.loop import fit
 
 ROWS, BATCH, STEPS_OF_VOICE, ROUNDS = 3200, 32, 20, 4
 TARGETS = {"emotion": ClassificationTarget(kind="classification")}

@@ -19,11 +19,11 @@ import pyarrow as pa
 import ray
 
 from mmray.config import Config, load_config
-from mmray.fingerprint import feature_spec, hash_of
-from mmray.partitions import write_partition
-from mmray.storage import Storage
-from mmray.tables import FeatureShape, feature_schema, vectors_to_column
-from pipelines.feeding import open_table, streaming_window
+from mmray.distributed.feeding import open_table, streaming_window
+from mmray.storage.filesystem import Storage
+from mmray.tables.identity import feature_spec, hash_of
+from mmray.tables.parts import write_partition
+from mmray.tables.schemas import FeatureShape, feature_schema, vectors_to_column
 
 ROWS, STEPS, DIM = 256, 24, 1024
 """Of a partition, 25 MB."""
@@ -68,7 +68,7 @@ def measure(config: Config, window: int | None) -> dict[str, Any]:
     """Train; the peaks and the seconds."""
     import torch
 
-    from mmray.learn.loop import fit
+    from mmray.training.loop import fit
 
     torch.set_num_threads(1)
     process, ended = psutil.Process(), threading.Event()

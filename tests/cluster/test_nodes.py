@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from mmray.assets.clips import write_clips
 from mmray.config import load_config
-from mmray.partitions import read_table
-from mmray.samples.clips import write_clips
-from mmray.storage import Storage
+from mmray.storage.filesystem import Storage
+from mmray.tables.parts import read_table
 
 CONFIG = """
 output: {output}
@@ -32,7 +32,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 from mmray.config import load_config
-from pipelines.extract import extract
+from mmray.stages.extract import extract
 
 cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
 workers = [cluster.add_node(num_cpus=1) for _ in range(2)]

@@ -1,0 +1,5 @@
+"""`python -m mmray`: the command line."""
+
+from mmray.cli import main
+
+main()

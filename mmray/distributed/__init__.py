@@ -1,0 +1,1 @@
+"""What knows Ray: connecting, pools of actors, admission, feeding, progress."""

@@ -1,1 +1,0 @@
-"""Frames, waveforms, words → feature vectors over time."""

@@ -1,0 +1,1 @@
+"""Frames, sounds and texts to vectors: a kind of feature a file."""

@@ -1,0 +1,239 @@
+"""What is prepared → rows of the feature table: pictures, sounds and texts through networks, in batches.
+
+An encoder is a function: the values of many samples → one [T, D] array each (or the reason why there is
+none). What is not encoded (spectra, words) is stored as it was prepared.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from mmray.config import (
+    Feature,
+    FramesFeature,
+    ImportedFeature,
+    MelFeature,
+    MfccFeature,
+    SpectrogramFeature,
+    SpeechFeature,
+    Target,
+    TextFeature,
+    TokensFeature,
+    VisionFeature,
+    WordVectorsFeature,
+)
+from mmray.errors import MediaError, TableError
+from mmray.features.preparing import Prepared, error_entry, timed
+from mmray.features.spectral import spectrogram_bins
+from mmray.features.steps import Step
+from mmray.features.weights import with_local_weights
+from mmray.storage.filesystem import Storage
+from mmray.tables.schemas import FeatureShape, feature_schema, vectors_to_column
+
+__all__ = ["Encoding", "pooled"]
+
+Encoder = Callable[[list[Step]], Iterator[Step | MediaError]]
+
+
+class Encoding:
+    """Puts prepared samples through their encoders and builds the rows of the feature table."""
+
+    def __init__(
+        self,
+        features: Mapping[str, Feature],
+        targets: Mapping[str, Target],
+        *,
+        encode_batch: int,
+        device: str = "cpu",
+        storage: Storage | None = None,
+    ):
+        """`storage` reads weights that lie on s3://.
+
+        Raises:
+            ConfigError, TableError: where an encoder or its weights are not there, or do not fit.
+
+        """
+        self.features = with_local_weights(features, storage or Storage())
+        self.targets = targets
+        self.encoders: dict[str, Encoder | None] = {}
+        self.shapes: dict[str, FeatureShape] = {}
+        for name, feature in self.features.items():
+            self.encoders[name], self.shapes[name] = _encoder(feature, encode_batch, device)
+
+    def __call__(self, prepared: Prepared) -> pa.Table:
+        """Feature rows of the samples, in their order, with `feature_schema`'s types."""
+        samples, columns = prepared.samples, {}
+        for name in ("sample_id", "split", *self.targets):
+            columns[name] = samples[name]
+        errors = [list(row) for row in prepared.errors]
+        with timed(prepared.seconds, "encode"):
+            for name, shape in self.shapes.items():
+                steps = self._encoded(name, prepared.steps[name], errors)
+                columns[name] = _values_column(steps, shape)
+                columns[f"{name}_length"] = [0 if step is None else len(step.value) for step in steps]
+                columns[f"{name}_start_s"] = [step and step.start_s for step in steps]
+                columns[f"{name}_step_s"] = [step and step.step_s for step in steps]
+                columns[f"{name}_times_s"] = [step and step.times_s for step in steps]
+        columns["errors"] = errors
+        schema = feature_schema(self.shapes, self.targets)
+        return pa.table([_as_array(columns[field.name], field.type) for field in schema], schema=schema)
+
+    def _encoded(
+        self, name: str, steps: Sequence[Step | None], errors: list[list[dict[str, Any]]]
+    ) -> list[Step | None]:
+        """The steps as they are stored; where there is none, null and an entry of the row's errors."""
+        shape, encoder = self.shapes[name], self.encoders[name]
+        present = [(row, step) for row, step in enumerate(steps) if step is not None]
+        found: Iterator[Step | MediaError] = iter(step for _, step in present)
+        if encoder is not None and present:
+            found = encoder([step for _, step in present])
+        stored: list[Step | None] = [None] * len(steps)
+        for (row, _), step in zip(present, found, strict=True):
+            if shape.dim is not None and isinstance(step, Step):
+                step = _storable(pooled(step, self._pooling(name)), shape.dtype)
+            if isinstance(step, MediaError):
+                errors[row].append({**error_entry(name, step), "stage": "encode"})
+            else:
+                stored[row] = step
+        return stored
+
+    def _pooling(self, name: str) -> str:
+        return getattr(self.features[name], "pooling", "none")
+
+
+def pooled(step: Step, pooling: str) -> Step:
+    """`none`: the step as it is; `mean`, `max` over time or `cls`, the first: one vector [1, D].
+
+    Its time is the middle of the steps it stands for, its length all of theirs.
+    """
+    if pooling == "none":
+        return step
+    values = np.asarray(step.value)
+    vector = {"mean": values.mean, "max": values.max, "cls": lambda _: values[0]}[pooling](0)
+    steps = len(values)
+    if step.start_s is None or step.step_s is None:
+        return Step(vector[None])
+    middle_s = step.start_s + (steps - 1) / 2 * step.step_s
+    times_s = None
+    if step.times_s is not None:
+        middle_s = float(step.times_s.mean())
+        times_s = np.array([middle_s], np.float32)
+    return Step(vector[None], middle_s, steps * step.step_s, times_s)
+
+
+def _storable(step: Step, dtype: str) -> Step | MediaError:
+    """Numbers the table can hold; what is not finite would poison a whole training."""
+    largest = np.abs(np.asarray(step.value)).max(initial=0.0)
+    if not np.isfinite(largest):
+        return MediaError("corrupt", "the encoder gives numbers that are not finite")
+    if dtype == "float16" and largest > np.finfo(np.float16).max:
+        return MediaError("corrupt", f"{largest:g} does not fit float16; extract the feature as float32")
+    return step
+
+
+# ------------------------------------------------------------------------------------ encoders
+
+
+def _encoder(feature: Feature, batch: int, device: str) -> tuple[Encoder | None, FeatureShape]:
+    """A feature's encoder (None: stored as prepared) and what it gives."""
+    match feature:
+        case FramesFeature():
+            from mmray.features.frames import FrameEncoder
+
+            network = FrameEncoder(feature.encoder, feature.weights, feature.seed).to(device)
+            return _of_pictures(network, batch, device), FeatureShape(network.dim, feature.dtype, timed=True)
+        case VisionFeature():
+            from mmray.features.vision import VisionEncoder
+
+            network = VisionEncoder(feature.model, feature.vector).to(device)
+            return _of_pictures(network, batch, device), FeatureShape(network.dim, feature.dtype, timed=True)
+        case SpeechFeature():
+            from mmray.features.speech import SpeechEncoder
+
+            network = SpeechEncoder(feature.model, feature.chunk_s).to(device)
+            return _of_sound(network, batch), FeatureShape(network.dim, feature.dtype)
+        case TextFeature():
+            from mmray.features.text import TextEncoder
+
+            network = TextEncoder(feature.model, feature.max_tokens).to(device)
+            return _of_texts(network, batch), FeatureShape(network.dim, feature.dtype)
+        case WordVectorsFeature():
+            from mmray.features.words import WordVectors
+
+            vectors = WordVectors(feature.path)
+            return _of_words(vectors), FeatureShape(vectors.dim, feature.dtype)
+        case MelFeature():
+            return None, FeatureShape(feature.n_mels, feature.dtype)
+        case MfccFeature():
+            return None, FeatureShape(feature.n_mfcc, feature.dtype)
+        case SpectrogramFeature():
+            bins = spectrogram_bins(feature.sample_rate_hz, feature.window_ms)
+            return None, FeatureShape(bins, feature.dtype)
+        case TokensFeature():
+            return None, FeatureShape(None)
+        case ImportedFeature():
+            raise TableError("imported features are not extracted")
+
+
+def _of_pictures(network: nn.Module, batch: int, device: str) -> Encoder:
+    """Pictures of all clips through the network in equal batches, cut back into clips."""
+
+    def encode(clips: list[Step]) -> Iterator[Step]:
+        pictures = torch.from_numpy(np.concatenate([clip.value for clip in clips]))
+        vectors = torch.cat([network(part.to(device)).cpu() for part in pictures.split(batch)]).numpy()
+        ends = np.cumsum([len(clip.value) for clip in clips])
+        for clip, part in zip(clips, np.split(vectors, ends[:-1]), strict=True):
+            yield clip._replace(value=part)
+
+    return encode
+
+
+def _of_sound(network: Any, batch: int) -> Encoder:
+    def encode(clips: list[Step]) -> Iterator[Step | MediaError]:
+        for part in _batches(clips, batch):
+            for vectors in network([clip.value for clip in part]):
+                if len(vectors):
+                    yield Step(vectors, network.start_s, network.step_s)
+                else:
+                    yield MediaError("empty", "the sound is too short for one step of the encoder")
+
+    return encode
+
+
+def _of_texts(network: Any, batch: int) -> Encoder:
+    def encode(texts: list[Step]) -> Iterator[Step]:
+        for part in _batches(texts, batch):
+            yield from map(Step, network([text.value for text in part]))
+
+    return encode
+
+
+def _of_words(vectors: Callable[[list[str]], np.ndarray]) -> Encoder:
+    def encode(texts: list[Step]) -> Iterator[Step | MediaError]:
+        for text in texts:
+            found = vectors(list(text.value))
+            yield Step(found) if len(found) else MediaError("empty", "none of the words has a vector")
+
+    return encode
+
+
+def _batches(steps: list[Step], size: int) -> Iterator[list[Step]]:
+    return (steps[at : at + size] for at in range(0, len(steps), size))
+
+
+# ------------------------------------------------------------------------------------ columns
+
+
+def _values_column(steps: list[Step | None], shape: FeatureShape) -> pa.Array:
+    values: list[Any] = [step and step.value for step in steps]
+    if shape.dim is None:
+        return pa.array(values, shape.arrow_type)
+    return vectors_to_column(values, shape)
+
+
+def _as_array(values: Any, kind: pa.DataType) -> Any:
+    return pa.array(values, kind) if isinstance(values, list) else values

@@ -1,0 +1,193 @@
+"""Samples → each feature fetched and decoded, or the reason why not; on a CPU."""
+
+import contextlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from mmray.config import Feature, FramesFeature, ImportedFeature, SpeechFeature, VisionFeature
+from mmray.decode.choice import choose_decoders
+from mmray.decode.image import PictureGeometry
+from mmray.decode.isolation import Sandbox
+from mmray.errors import MediaError
+from mmray.features.steps import Step, TextualFeature, media_step, text_step
+from mmray.features.weights import with_local_weights
+from mmray.storage.filesystem import Storage
+
+__all__ = ["Preparation", "Prepared", "error_entry", "timed"]
+
+
+@dataclass
+class Prepared:
+    """Samples with each feature decoded; lists run parallel to the rows of `samples`."""
+
+    samples: pa.Table
+    steps: dict[str, list[Step | None]]
+    errors: list[list[dict[str, Any]]]
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Spent in `fetch` and `decode`."""
+    fetched_bytes: int = 0
+    """Of the media files fetched, each counted once."""
+
+
+class Preparation:
+    """Fetches and decodes samples; decodes in `sandbox`, where there is one."""
+
+    def __init__(
+        self,
+        features: Mapping[str, Feature],
+        storage: Storage,
+        decoder: str = "auto",
+        sandbox: Sandbox | None = None,
+    ):
+        """`decoder` as `extract.decoder` has it.
+
+        Raises:
+            ConfigError: where it does not work here.
+            TableError: where a model that says how its input looks is not there.
+
+        """
+        self.features = with_local_weights(features, storage)
+        self.storage = storage
+        self.decoders = choose_decoders(decoder)
+        self.sandbox = sandbox
+        self.inputs = {
+            name: _input_shape(feature)
+            for name, feature in self.features.items()
+            if not isinstance(feature, TextualFeature)
+        }
+
+    def __call__(self, samples: pa.Table) -> Prepared:
+        """Decode every sample of a table; nothing a sample does raises."""
+        with LocalMedia(self.storage, samples) as media:
+            return self._prepared(samples, media)
+
+    def slices(self, samples: pa.Table, slice_samples: int) -> Generator[Prepared, None, None]:
+        """The same, `slice_samples` rows at a time; a file that several slices share is fetched once."""
+        with LocalMedia(self.storage, samples) as media:
+            for first in range(0, samples.num_rows, slice_samples):
+                yield self._prepared(samples.slice(first, slice_samples), media, first)
+
+    def _prepared(self, samples: pa.Table, media: "LocalMedia", first: int = 0) -> Prepared:
+        """`first` is the place of `samples` in the table that `media` was made for."""
+        prepared = Prepared(samples, {name: [] for name in self.features}, [])
+        fetched_before = media.fetched_bytes
+        for row, sample in enumerate(samples.to_pylist(), start=first):
+            errors: list[dict[str, Any]] = []
+            for name, feature in self.features.items():
+                step = None
+                try:
+                    step = self._step(name, feature, sample, media, prepared.seconds)
+                except MediaError as error:
+                    errors.append(error_entry(name, error))
+                prepared.steps[name].append(step)
+            prepared.errors.append(errors)
+            media.drop(row)
+        prepared.fetched_bytes = media.fetched_bytes - fetched_before
+        return prepared
+
+    def _step(
+        self, name: str, feature: Feature, sample: dict, media: "LocalMedia", seconds: dict[str, float]
+    ) -> Step:
+        value = sample[feature.source]
+        if value is None and feature.source == "audio":
+            value = sample.get("video")
+        if value is None:
+            raise MediaError("absent", f"the sample has no {feature.source}")
+        if isinstance(feature, TextualFeature):
+            return text_step(feature, value)
+        with timed(seconds, "fetch"):
+            path = media.path(value)
+        assert not isinstance(feature, ImportedFeature), "imported features are not extracted"
+        with timed(seconds, "decode"):
+            segment = {"start_s": sample["start_s"], "end_s": sample["end_s"]}
+            arguments = (feature, self.inputs[name], path, segment, sample["sample_id"], self.decoders)
+            return self.sandbox.call(media_step, *arguments) if self.sandbox else media_step(*arguments)
+
+
+def _input_shape(feature: Any) -> PictureGeometry | int:
+    """The geometry of the pictures a feature's encoder wants, or the rate of the sound in Hz.
+
+    What knows the networks is imported only where a feature has one.
+    """
+    if isinstance(feature, FramesFeature):
+        from mmray.features.frames import picture_geometry
+
+        return picture_geometry(feature.encoder, feature.size, feature.crop)
+    if isinstance(feature, VisionFeature):
+        from mmray.features.vision import vision_geometry
+
+        return vision_geometry(feature.model, feature.crop)
+    if isinstance(feature, SpeechFeature):
+        from mmray.features.speech import speech_sample_rate_hz
+
+        return speech_sample_rate_hz(feature.model)
+    return feature.sample_rate_hz
+
+
+class LocalMedia:
+    """Media as local paths; a file that several samples share is fetched once, and dropped after the last."""
+
+    def __init__(self, storage: Storage, samples: pa.Table):
+        self.storage = storage
+        sources = [name for name in ("video", "audio", "image") if name in samples.column_names]
+        self.last_use: dict[str, int] = {}
+        for row, uris in enumerate(samples.select(sources).to_pylist()):
+            self.last_use.update({uri: row for uri in uris.values() if uri is not None})
+        self.copies: dict[str, contextlib.ExitStack] = {}
+        self.paths: dict[str, str | MediaError] = {}
+        self.fetched_bytes = 0
+
+    def path(self, uri: str) -> str:
+        """The local path of `uri`; raises MediaError `missing_file` or `fetch_failed`."""
+        if uri not in self.paths:
+            stack = contextlib.ExitStack()
+            try:
+                self.paths[uri] = path = stack.enter_context(self.storage.media(uri))
+                self.copies[uri] = stack
+                self.fetched_bytes += os.path.getsize(path)
+            except MediaError as error:
+                self.paths[uri] = error
+        found = self.paths[uri]
+        if isinstance(found, MediaError):
+            raise found
+        return found
+
+    def drop(self, row: int) -> None:
+        """Remove the copies that no sample after `row` needs."""
+        for uri in [uri for uri in self.copies if self.last_use[uri] <= row]:
+            self.copies.pop(uri).close()
+
+    def __enter__(self) -> "LocalMedia":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for stack in self.copies.values():
+            stack.close()
+
+
+def error_entry(modality: str, error: MediaError) -> dict[str, Any]:
+    """An entry of a row's `errors`."""
+    stages = {"absent": "samples", "missing_file": "fetch", "fetch_failed": "fetch"}
+    return {
+        "stage": stages.get(error.reason, "decode"),
+        "modality": modality,
+        "reason": error.reason,
+        "detail": error.detail[:500],
+        "attempts": error.attempts,
+    }
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Adds the seconds spent inside to a stage's."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] += time.perf_counter() - start

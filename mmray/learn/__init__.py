@@ -1,1 +1,0 @@
-"""Feature tables → batches → a trained model, its metrics and its checkpoint."""

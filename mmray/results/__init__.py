@@ -1,0 +1,1 @@
+"""Results as rows, tables, figures and the report's page."""

@@ -1,0 +1,152 @@
+"""A config → what it would do here, tried out before it costs anything; nothing is left behind.
+
+The cheap looks come first (can the output be written, is the manifest whole), so that most faults are
+answered before torch is imported; then a few samples are decoded and encoded for real.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmray import console
+from mmray.config import Config
+from mmray.distributed.admission import ExtractPlan, Node, plan_extract, plan_score, plan_train, plan_tune
+from mmray.errors import PlanError, SamplesError, TableError
+from mmray.samples.index import SamplePlan, plan_samples
+from mmray.storage.filesystem import Storage
+from mmray.storage.uris import absolute, parent, scheme_of
+
+__all__ = ["check", "show"]
+
+
+def check(config: Config) -> dict[str, Any]:
+    """What was found: {samples, partitions, splits, tried, nodes, plan}.
+
+    `tried` has, for the first, the middle and the last sample, what became of each feature: {steps, dim}
+    (dim None: words), or {reason, detail}. `plan` has a line a stage for this machine alone; a stage that
+    only a larger cluster can run has the arithmetic there.
+
+    Raises:
+        MmrayError: the first thing that would stop a run.
+    """
+    if imported := [name for name, feature in config.features.items() if feature.kind == "imported"]:
+        raise TableError(f"features {', '.join(imported)} are imported: `mmray import-features` checks them")
+    storage = Storage(config.storage)
+    _require_writable(storage, config.output)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = plan_samples(config, storage, folder)
+        _check_targets(config, folder)
+        samples = _spread(plan, storage)
+    tried = _try(config, storage, samples)
+    here, stages = _plan_here(config, plan.partitions)
+    return {
+        "samples": plan.rows,
+        "partitions": plan.partitions,
+        "splits": plan.splits,
+        "tried": tried,
+        "here": {"cpus": here.cpus, "gpus": here.gpus},
+        "plan": stages,
+    }
+
+
+def show(findings: Mapping[str, Any], config_path: str) -> None:
+    """Print what `check` found."""
+    splits = ", ".join(f"{name or 'no split'} {count}" for name, count in sorted(findings["splits"].items()))
+    lines = [
+        f"config    {config_path}: no faults",
+        f"samples   {findings['samples']} ({splits}) in {findings['partitions']} partitions",
+        "tried",
+    ]
+    for sample_id, features in findings["tried"].items():
+        lines.append(f"  {sample_id}")
+        for name, found in features.items():
+            shape = f"{found['steps']} × {found['dim'] or 'words'}" if "steps" in found else ""
+            lines.append(f"    {name}: {shape or found['reason'] + ': ' + found['detail']}")
+    here = findings["here"]
+    lines.append(f"on this machine ({here['cpus']:g} CPU, {here['gpus']:g} GPU)")
+    lines += [f"  {stage:<8}{told}" for stage, told in findings["plan"].items()]
+    lines.append(f"next      mmray run {config_path}")
+    console.out.print("\n".join(lines), markup=False)
+
+
+def _require_writable(storage: Storage, folder: str) -> None:
+    """Try the folder, or the nearest one above it that is there: looking must not make it."""
+    if scheme_of(folder) != "s3":
+        folder = absolute(folder)
+        while not os.path.lexists(folder):
+            folder = parent(folder)
+    storage.require_writable(folder)
+
+
+def _check_targets(config: Config, folder: str) -> None:
+    """The same look at splits and labels as before training, on the samples planned below `folder`."""
+    from mmray.stages.train import check_targets
+    from mmray.training.batches import FeatureSet
+
+    columns = pq.read_table(folder, columns=["sample_id", "split", *config.targets])
+    check_targets(config, FeatureSet.load(columns, [], config.targets))
+
+
+def _spread(plan: SamplePlan, storage: Storage) -> pa.Table:
+    """The first, the middle and the last sample."""
+    rows = sorted({0, plan.rows // 2, plan.rows - 1})
+    places = [divmod(row, plan.partition_samples) for row in rows]
+    return pa.concat_tables([plan.read(storage, partition).slice(at, 1) for partition, at in places])
+
+
+def _try(config: Config, storage: Storage, samples: pa.Table) -> dict[str, dict[str, dict[str, Any]]]:
+    """{sample: {feature: what became of it}}.
+
+    Raises:
+        SamplesError: where not one feature of one sample came out.
+    """
+    from mmray.features.encoding import Encoding
+    from mmray.stages.extract_actors import preparation
+
+    encoding = Encoding(
+        config.features, config.targets, encode_batch=config.extract.encode_batch, storage=storage
+    )
+    tried: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in encoding(preparation(config, storage, config.extract.decoder)(samples)).to_pylist():
+        errors = {error["modality"]: error for error in row["errors"]}
+        tried[row["sample_id"]] = {
+            name: {"reason": errors[name]["reason"], "detail": errors[name]["detail"]}
+            if name in errors
+            else {"steps": row[f"{name}_length"], "dim": shape.dim}
+            for name, shape in encoding.shapes.items()
+        }
+    found = [(name, what) for features in tried.values() for name, what in features.items()]
+    if all("reason" in what for _, what in found):
+        lines = dict.fromkeys(f"  {name}: {what['reason']}: {what['detail']}" for name, what in found)
+        tries = f"none of {len(tried)} samples tried ({', '.join(tried)}) gives any feature:"
+        raise SamplesError("\n".join([f"{config.samples.named}: {tries}", *lines]))
+    return tried
+
+
+def _plan_here(config: Config, partitions: int) -> tuple[Node, dict[str, str]]:
+    """This machine, and what each stage would run on it."""
+    import torch
+
+    here = Node(os.cpu_count() or 1, torch.cuda.device_count())
+    stages: dict[str, Callable[[], str]] = {
+        "extract": lambda: _told(plan_extract(config.extract, [here], partitions)),
+        "train": lambda: str(plan_train(config.train, [here]).pool),
+        "score": lambda: str(plan_score(config.score, [here], partitions)),
+    }
+    if config.tune.space:
+        stages["tune"] = lambda: f"{config.tune.trials} trials, {plan_tune(config.tune, [here])} at a time"
+    told = {}
+    for stage, plan in stages.items():
+        try:
+            told[stage] = plan()
+        except PlanError as error:
+            told[stage] = str(error)
+    return here, told
+
+
+def _told(plan: ExtractPlan) -> str:
+    return " → ".join(str(pool) for pool in (plan.actors, plan.encoders) if pool) + f", {plan.placement}"

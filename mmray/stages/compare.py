@@ -1,0 +1,352 @@
+"""Models × variants × seeds in, one table out: what each is worth on the test split, and how sure that is.
+
+    feature table ──ray.put──▶ a task a run: fit ──▶ compare/runs/<hash>.json ──▶ compare.md .csv .svg
+
+A run's file is named by all that decides its result, and written when it ends: an interrupted comparison
+goes on, and one with a model more trains that model only. Of its variants a model keeps the one whose mean
+over the seeds is best on the *validation* split; test metrics are read only of the variants so chosen.
+"""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmray import console
+from mmray.config import CompareConfig, Config, TuneConfig, absolute_paths, override
+from mmray.config.metrics import lower_is_better
+from mmray.distributed.admission import plan_compare
+from mmray.errors import MmrayError, TableError
+from mmray.results.rows import number_or_null
+from mmray.stages.train import check_targets, load_features, require_features
+from mmray.storage.filesystem import Storage
+from mmray.tables.identity import hash_of
+
+__all__ = ["compare", "markdown"]
+
+CPUS = 1.0  # of a run
+FREE = {"workers", "cpus_per_worker", "max_restarts", "baselines", "seed"}
+"""Training settings that do not change a run, or are a part of its name already."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One model to train with one seed; `config` has its settings, `key` names its file."""
+
+    model: str
+    variant: int
+    seed: int
+    features: tuple[str, ...]
+    config: Config
+    key: str
+
+
+def compare(config: Config, address: str | None = None) -> dict[str, Any]:
+    """Train what is not trained yet, write the table, return it as a summary.
+
+    Raises:
+        TableError: where the features are not there, or there is no test split.
+        SamplesError: where a split is empty or a label is unknown, before any run starts.
+        PlanError: where not even one run fits the cluster.
+    """
+    config = absolute_paths(config)
+    storage, folder = Storage(config.storage), config.path("compare")
+    fingerprint = require_features(config, storage)
+    runs = planned_runs(config, fingerprint)
+    done = storage.names(f"{folder}/runs")
+    todo = list({run.key: run for run in runs if f"{run.key}.json" not in done}.values())
+    start = time.perf_counter()
+    if todo:
+        data = load_features(config, storage, list(config.features))
+        check_targets(config, data)
+        if not (data.split == "test").any():
+            raise TableError(f"{config.path('features')}: nothing to compare on: no row has split 'test'")
+        _run_all(todo, data, storage, f"{folder}/runs", address)
+    results = {run: storage.read_json(f"{folder}/runs/{run.key}.json") for run in runs}
+    rows = table_rows(config, results)
+    summary = {
+        "rows": rows,
+        "runs": len(runs),
+        "runs_now": len(todo),
+        "seconds": round(time.perf_counter() - start, 3),
+        "monitor": config.train.monitor,
+        "features_fingerprint": fingerprint,
+        "table": f"{folder}/compare.md",
+        "output": folder,
+    }
+    storage.write(f"{folder}/compare.md", markdown(rows).encode())
+    storage.write(f"{folder}/compare.csv", _as_csv(rows))
+    for name, svg in plots(rows).items():
+        storage.write(f"{folder}/{name}.svg", svg.encode())
+    storage.write_json(f"{folder}/_summary.json", summary)
+    return summary
+
+
+def planned_runs(config: Config, fingerprint: str) -> list[Run]:
+    """Every run: each feature alone, then the models, each × variants × seeds."""
+    models: dict[str, dict[str, Any]] = {}
+    if len(config.features) > 1:
+        models |= {f"{name} only": {"features": [name]} for name in config.features}
+    models |= config.compare.models or {"fused": {}}
+    # A model's config is checked by itself: what is searched or compared is not about the changed one.
+    alone = config.model_copy(update={"compare": CompareConfig(), "tune": TuneConfig()})
+    runs = []
+    for model, changes in models.items():
+        features = tuple(changes.get("features", config.features))
+        settings = {dotted: value for dotted, value in changes.items() if dotted != "features"}
+        for variant, more in enumerate(config.compare.variants or [{}]):
+            varied = override(override(alone, settings), more)
+            for seed in config.compare.seeds:
+                seeded = override(varied, {"train.seed": seed})
+                key = _key(seeded, features, fingerprint)
+                runs.append(Run(model, variant, seed, features, seeded, key))
+    return runs
+
+
+def _key(config: Config, features: tuple[str, ...], fingerprint: str) -> str:
+    model = config.model.model_dump(mode="json")
+    model["encoders"] = {name: encoder for name, encoder in model["encoders"].items() if name in features}
+    return hash_of(
+        {
+            "model": model,
+            "train": config.train.model_dump(mode="json", exclude=FREE),
+            "seed": config.train.seed,
+            "targets": {name: target.model_dump(mode="json") for name, target in config.targets.items()},
+            "features": sorted(features),
+            "fingerprint": fingerprint,
+        }
+    )
+
+
+# ------------------------------------------------------------------------------------ running
+
+
+def _run_all(todo: Sequence[Run], data: Any, storage: Storage, folder: str, address: str | None) -> None:
+    """Every run as a task of one CPU; the features are in the object store once."""
+    from mmray.distributed import pools as cluster
+
+    cluster.connect(address)
+    import ray
+    from ray.exceptions import RayTaskError
+
+    cluster.announce_wait([plan_compare(cluster.nodes(), CPUS)])
+    task = ray.remote(num_cpus=CPUS)(run_one)
+    shared = ray.put(data)
+    pending = {task.remote(shared, run, storage, folder): run for run in todo}
+    with console.progress("compare", total=len(todo)) as meter:
+        while pending:
+            (ended, *_), _ = ray.wait(list(pending), num_returns=1)
+            run = pending.pop(ended)
+            try:
+                ray.get(ended)
+            except RayTaskError as error:
+                for other in pending:
+                    ray.cancel(other, force=True)
+                if isinstance(error.cause, MmrayError):
+                    raise error.cause from None
+                raise
+            meter.advance(1, f"{run.model}, seed {run.seed}")
+
+
+def run_one(data: Any, run: Run, storage: Storage, folder: str) -> None:
+    """Fit one model on the shared features and write what it is worth."""
+    import torch
+
+    from mmray.training.aggregate import row_scores
+    from mmray.training.codes import known
+    from mmray.training.loop import fit
+    from mmray.training.predict import model_outputs
+
+    torch.set_num_threads(1)
+    start, config = time.perf_counter(), run.config
+    result = fit(config.model, config.train, data, list(run.features), config.targets)
+    seconds = time.perf_counter() - start
+    spec, test = result.snapshot.spec, data.subset(data.split == "test")
+    examples = spec.examples(test)
+    outputs = model_outputs(result.model, examples, np.arange(len(test)), config.train.batch_size, "cpu")
+    scores = {}
+    for name, codes in spec.targets.items():
+        truth = examples.targets[name]
+        parts, wholes = row_scores(codes, outputs[name][known(truth)], truth[known(truth)])
+        scores[name] = [parts.tolist(), wholes.tolist()]
+    monitor = config.train.monitor
+    monitored = result.best["val_loss" if monitor == "loss" else f"val/{monitor}"]
+    found = {
+        "model": run.model,
+        "variant": run.variant,
+        "seed": run.seed,
+        "monitored": number_or_null(monitored),
+        "epochs": len(result.history),
+        "best_epoch": int(result.best["epoch"]),
+        "parameters": sum(parameter.numel() for parameter in result.model.parameters()),
+        "seconds": round(seconds, 3),
+        "test": {
+            name: {
+                "rows": report["rows"],
+                "main": report["main"],
+                "metrics": {metric: number_or_null(value) for metric, value in report["metrics"].items()},
+                "majority": {metric: number_or_null(value) for metric, value in report["majority"].items()},
+                "scores": scores[name],
+            }
+            for name, report in result.test.items()
+        },
+    }
+    storage.write_json(f"{folder}/{run.key}.json", found)
+
+
+# ------------------------------------------------------------------------------------ the table
+
+
+def table_rows(config: Config, results: Mapping[Run, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row a model: the majority, each feature alone, the models in the config's order."""
+    sign = 1 if lower_is_better(config.train.monitor) else -1
+    by_model: dict[str, dict[int, list[Run]]] = {}
+    for run in results:
+        by_model.setdefault(run.model, {}).setdefault(run.variant, []).append(run)
+    rows = [_majority_row(next(iter(results.values()))["test"])]
+    for variants in by_model.values():
+        values = {
+            variant: _mean(results[run]["monitored"] for run in runs) for variant, runs in variants.items()
+        }
+        chosen = min(values, key=lambda variant: _worst_if_nan(sign * values[variant]))
+        settings = config.compare.variants[chosen] if config.compare.variants else {}
+        rows.append(_row(variants[chosen], results, values[chosen], settings))
+    return rows
+
+
+def _row(
+    runs: Sequence[Run], results: Mapping[Run, Mapping[str, Any]], validation: float, settings: dict[str, Any]
+) -> dict[str, Any]:
+    from mmray.training.aggregate import bootstrap_interval, mean_std
+
+    found = [results[run] for run in runs]
+    metrics, interval = {}, {}
+    for name, report in found[0]["test"].items():
+        for metric in report["metrics"]:
+            values = [one["test"][name]["metrics"][metric] for one in found]
+            mean, std = mean_std(values)
+            metrics[f"{name}/{metric}"] = {
+                "mean": number_or_null(mean),
+                "std": number_or_null(std),
+                "values": values,
+            }
+        parts, wholes = np.moveaxis(np.array([one["test"][name]["scores"] for one in found]), 1, 0)
+        low, high = bootstrap_interval(parts, wholes)
+        interval[f"{name}/{report['main']}"] = [number_or_null(low), number_or_null(high)]
+    return {
+        "model": runs[0].model,
+        "features": list(runs[0].features),
+        "n": max(report["rows"] for report in found[0]["test"].values()),
+        "seeds": len(found),
+        "metrics": metrics,
+        "interval": interval,
+        "validation": number_or_null(validation),
+        "parameters": found[0]["parameters"],
+        "seconds": round(_mean(one["seconds"] for one in found), 2),
+        "settings": settings,
+    }
+
+
+def _majority_row(test: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the constant is worth that the train split suggests."""
+    return {
+        "model": "majority",
+        "features": [],
+        "n": max(report["rows"] for report in test.values()),
+        "seeds": None,
+        "metrics": {
+            f"{name}/{metric}": {"mean": value, "std": None, "values": [value]}
+            for name, report in test.items()
+            for metric, value in report["majority"].items()
+        },
+        "interval": {},
+        "validation": None,
+        "parameters": 0,
+        "seconds": None,
+        "settings": {},
+    }
+
+
+def _mean(values: Any) -> float:
+    numbers = [math.nan if value is None else value for value in values]
+    return sum(numbers) / len(numbers)
+
+
+def _worst_if_nan(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+# ------------------------------------------------------------------------------------ as text
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table for people: main metrics as mean ± std over seeds, with the 95 % interval."""
+    shown = [
+        name for name in rows[0]["metrics"] if name.rpartition("/")[2] in console.MAIN_METRICS
+    ]  # fmt: skip
+    with_settings = any(row["settings"] for row in rows)
+    head = ["model", "n", "seeds", *shown, "parameters", "seconds", *(["settings"] if with_settings else [])]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for row in rows:
+        cells = [row["model"], str(row["n"]), _text(row["seeds"])]
+        cells += [_cell(row["metrics"][name], row["interval"].get(name)) for name in shown]
+        cells += [f"{row['parameters']:,}", _text(row["seconds"])]
+        if with_settings:
+            cells.append(", ".join(f"{key}={value}" for key, value in row["settings"].items()))
+        lines.append(cells)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: Mapping[str, Any], interval: Sequence[float | None] | None) -> str:
+    if value["mean"] is None:
+        return "–"
+    text = f"{value['mean']:.3f}" + ("" if value["std"] is None else f" ± {value['std']:.3f}")
+    whole = interval and None not in interval
+    return text + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if whole and interval else "")
+
+
+def _text(value: Any) -> str:
+    return "–" if value is None else str(value)
+
+
+def _as_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Every metric; one line a model."""
+    flat = []
+    for row in rows:
+        line = {key: row[key] for key in ("model", "n", "seeds")}
+        line["features"] = " ".join(row["features"])
+        for name, value in row["metrics"].items():
+            line |= {f"{name} mean": value["mean"], f"{name} std": value["std"]}
+            if name in rows[-1]["interval"]:
+                low, high = row["interval"].get(name, [None, None])
+                line |= {f"{name} low": low, f"{name} high": high}
+        line |= {key: row[key] for key in ("validation", "parameters", "seconds")}
+        line["settings"] = " ".join(f"{key}={value}" for key, value in row["settings"].items())
+        flat.append(line)
+    sink = io.StringIO(newline="")
+    writer = csv.DictWriter(sink, flat[0])
+    writer.writeheader()
+    writer.writerows(flat)
+    return sink.getvalue().encode()
+
+
+def plots(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """{file name: SVG} of each target's main metric by model; one target's is called `compare`."""
+    from mmray.results.plots import scores_figure, to_svg
+
+    main = list(rows[-1]["interval"])
+    drawn = {}
+    for name in main:
+        intervals = [row["interval"].get(name) for row in rows]
+        whole = [tuple(both) if both and None not in both else None for both in intervals]
+        figure = scores_figure(
+            name, [row["model"] for row in rows], [row["metrics"][name]["mean"] for row in rows], whole
+        )
+        file = "compare" if len(main) == 1 else f"compare-{name.partition('/')[0]}"
+        drawn[file] = to_svg(figure, file)
+    return drawn

@@ -1,0 +1,312 @@
+"""What the stages left below `output` → one HTML page that needs nothing beside itself.
+
+Each stage is read from its own files; one that has not run yet is said plainly, with the command that
+runs it. Tables are streamed part by part, and of the feature table only ids, splits, targets and errors
+are read: its vectors stay where they are.
+"""
+
+import csv
+import io
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from mmray import __version__
+from mmray.config import Config, MultilabelTarget, OrdinalTarget, RegressionTarget, Target, dump_config
+from mmray.results.plots import (
+    confusion_figure,
+    labels_figure,
+    scatter_figure,
+    scores_figure,
+    to_svg,
+    training_figure,
+)
+from mmray.stages.compare import plots
+from mmray.storage.filesystem import Storage
+from mmray.tables.parts import read_table
+from mmray.tables.schemas import errors_of, target_type
+
+__all__ = ["write_report"]
+
+SPLITS = ("train", "val", "test")
+NO_SPLIT = "none"
+EXAMPLES = 5  # ids shown for a reason of failure
+POINTS = 2000  # drawn in a scatter plot
+LINES = 100  # shown of a long table
+
+
+def write_report(output: str, storage: Storage, config: Config) -> str:
+    """Write `report.html` below `output`; returns where it is.
+
+    Raises:
+        StorageError: where the files cannot be read or the report cannot be written.
+    """
+    output = output.rstrip("/")
+    train = storage.read_json(f"{output}/train/results.json")
+    extract = storage.read_json(f"{output}/features/_summary.json")
+    data = _data(config, storage, f"{output}/features")
+    page = _template().render(
+        config=config,
+        config_yaml=dump_config(config),
+        output=output,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        version=__version__,
+        spec=storage.read_json(f"{output}/features/_spec.json"),
+        data=data,
+        extract=extract,
+        rate=_rate(extract),
+        train=train,
+        results=train and _results(train["rows"]),
+        patterns=_patterns(train),
+        training_plot=train
+        and _svg("training", training_figure(train["history"], train["best_epoch"], train["monitor"])),
+        score_plots=_score_plots(config, train),
+        predictions=train
+        and _predictions(config, storage, f"{output}/predictions/{train['model_fingerprint']}"),
+        comparison=_comparison(storage, f"{output}/compare/_summary.json"),
+        trials=_trials(storage, f"{output}/tune/trials.csv"),
+        max_lines=LINES,
+    )
+    report = f"{output}/report.html"
+    storage.write(report, page.encode())
+    return report
+
+
+# ------------------------------------------------------------------------------------ data
+
+
+@dataclass
+class Data:
+    """What the feature table says of the samples, counted."""
+
+    rows: int = 0
+    failed_rows: int = 0
+    splits: Counter = field(default_factory=Counter)
+    classes: dict[str, dict[str, Counter]] = field(default_factory=dict)
+    """{target: {class: {split: samples}}}."""
+    numbers: dict[str, dict[str, "Spread"]] = field(default_factory=dict)
+    """{target: {split: its distribution}}."""
+    failures: Counter = field(default_factory=Counter)
+    """{(feature, reason): samples}."""
+    examples: dict[tuple[str, str], list[dict]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def split_names(self) -> list[str]:
+        """The splits that have samples, in the order of their use."""
+        return [split for split in (*SPLITS, NO_SPLIT) if self.splits[split]]
+
+
+@dataclass
+class Spread:
+    """Count, mean, standard deviation and range of numbers that pass by (Chan et al. 1979)."""
+
+    n: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+
+    def add(self, values: np.ndarray) -> None:
+        """Count `values` [N] too."""
+        if not len(values):
+            return
+        shift, total = values.mean() - self.mean, self.n + len(values)
+        self.squares += ((values - values.mean()) ** 2).sum() + shift**2 * self.n * len(values) / total
+        self.mean += shift * len(values) / total
+        self.n = total
+        self.low, self.high = min(self.low, values.min()), max(self.high, values.max())
+
+    @property
+    def std(self) -> float:
+        """Of the population."""
+        return math.sqrt(self.squares / self.n) if self.n else math.nan
+
+
+def _data(config: Config, storage: Storage, folder: str) -> Data | None:
+    data = Data()
+    for part in read_table(storage, folder, ["sample_id", "split", *config.targets, "errors"]):
+        _count(data, config, part)
+    return data if data.rows else None
+
+
+def _count(data: Data, config: Config, part: pa.Table) -> None:
+    splits = np.array([split or NO_SPLIT for split in part["split"].to_pylist()], dtype=object)
+    data.rows += part.num_rows
+    data.splits.update(splits)
+    for name, target in config.targets.items():
+        if not pa.types.is_floating(target_type(target)):
+            classes = data.classes.setdefault(name, defaultdict(Counter))
+            for truth, split in zip(part[name].to_pylist(), splits):
+                for label in ["(unknown)"] if truth is None else _labels(truth):
+                    classes[label][split] += 1
+        else:
+            spreads = data.numbers.setdefault(name, defaultdict(Spread))
+            values = part[name].to_numpy().astype(float)
+            for split in set(splits):
+                here = values[splits == split]
+                spreads[split].add(here[~np.isnan(here)])
+    seen = {(error["sample_id"], error["modality"], error["reason"]): error for error in errors_of(part)}
+    data.failed_rows += len({sample_id for sample_id, *_ in seen})
+    for (_, modality, reason), error in seen.items():
+        data.failures[modality, reason] += 1
+        if len(data.examples[modality, reason]) < EXAMPLES:
+            data.examples[modality, reason].append(error)
+
+
+def _labels(truth: str | list[str]) -> list[str]:
+    """A class, or the classes of a set; an empty one counts too."""
+    return [truth] if isinstance(truth, str) else truth or ["(none)"]
+
+
+def _rate(extract: Mapping[str, Any] | None) -> float | None:
+    """Samples a second of the last run that extracted any."""
+    rows = extract and extract.get("rows_this_run", extract["rows"])
+    return rows / extract["seconds"] if extract and rows and extract["seconds"] else None
+
+
+# ------------------------------------------------------------------------------------ training
+
+
+def _results(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """The results table: metrics as columns; majority first, then single features, the fused model last."""
+    ordered = sorted(rows, key=lambda row: len(row["features"]) + (row["model"] == "fused"))
+    metrics = dict.fromkeys(name for row in ordered for name in row["metrics"])
+    return {"rows": ordered, "metrics": [*metrics]}
+
+
+def _patterns(train: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The table by present features, as `_results`; None where all test samples have the same."""
+    rows = train.get("patterns", []) if train else []  # absent in results of mmray 0.1
+    if len(rows) < 2:
+        return None
+    return {"rows": rows, "metrics": [*dict.fromkeys(name for row in rows for name in row["metrics"])]}
+
+
+def _score_plots(config: Config, train: Mapping[str, Any] | None) -> list[Markup]:
+    """For each target, its main metric (the one with an interval) by model."""
+    if train is None:
+        return []
+    rows = _results(train["rows"])["rows"]
+    main = dict.fromkeys(name for row in rows for name in row.get("interval", {}))
+    plots = []
+    for i, metric in enumerate(main):
+        values = [row["metrics"].get(metric) for row in rows]
+        intervals = [row.get("interval", {}).get(metric) for row in rows]
+        whole = [interval if interval and None not in interval else None for interval in intervals]
+        figure = scores_figure(metric, [row["model"] for row in rows], values, whole)
+        plots.append(_svg(f"scores-{i}", figure))
+    return plots
+
+
+# ------------------------------------------------------------------------------------ predictions
+
+
+@dataclass
+class Predictions:
+    """What the prediction table of the trained model says of the test split."""
+
+    summary: Mapping[str, Any]
+    n: dict[str, int]
+    """{target: test rows with a truth and a prediction}."""
+    plots: list[Markup]
+
+
+def _predictions(config: Config, storage: Storage, folder: str) -> Predictions | None:
+    summary = storage.read_json(f"{folder}/_summary.json")
+    if summary is None:
+        return None
+    pairs: dict[str, Counter] = {name: Counter() for name in config.targets}
+    counts: Counter[str] = Counter()
+    columns = [column for name in config.targets for column in (name, f"{name}_predicted")]
+    for part in read_table(storage, folder, ["split", *columns]):
+        test = part.filter(pa.array([split == "test" for split in part["split"].to_pylist()]))
+        for name, target in config.targets.items():
+            both = zip(test[name].to_pylist(), test[f"{name}_predicted"].to_pylist())
+            known = [pair for pair in both if None not in pair]
+            counts[name] += len(known)
+            kind = target_type(target)
+            if pa.types.is_list(kind):
+                known = [pair for truth, predicted in known for pair in _of_labels(truth, predicted)]
+            if not pa.types.is_floating(kind) or len(pairs[name]) < POINTS:
+                pairs[name].update(known)
+    plots = [
+        _svg(f"predictions-{name}", _prediction_figure(config.targets[name], name, counter))
+        for name, counter in pairs.items()
+        if counter
+    ]
+    return Predictions(summary, {name: counts[name] for name in config.targets}, plots)
+
+
+def _of_labels(truth: list[str], predicted: list[str]) -> list[tuple[str, str]]:
+    """Two sets of classes → (class, hit | missed | wrong), one for each class of either."""
+    return [
+        (label, "hit" if label in truth and label in predicted else "missed" if label in truth else "wrong")
+        for label in {*truth, *predicted}
+    ]
+
+
+def _prediction_figure(target: Target, name: str, pairs: Counter) -> Figure:
+    """How often each pair was met: a confusion matrix or points of (truth, predicted), or bars by label."""
+    if isinstance(target, RegressionTarget) or (isinstance(target, OrdinalTarget) and not target.classes):
+        return scatter_figure([truth for truth, _ in pairs], [predicted for _, predicted in pairs], name)
+    if isinstance(target, MultilabelTarget):
+        labels = target.classes or sorted({label for label, _ in pairs})
+        return labels_figure({label: _scores(label, pairs) for label in labels}, name)
+    met = sorted({label for pair in pairs for label in pair})
+    classes: list[str] = [*(target.classes or met)]
+    counts = np.array([[pairs[truth, predicted] for predicted in classes] for truth in classes])
+    return confusion_figure(counts, classes, name)
+
+
+def _scores(label: str, pairs: Counter) -> tuple[float, float]:
+    """Precision and recall of a label; NaN where it is never predicted, or never true."""
+    hit, missed, wrong = (pairs[label, kind] for kind in ("hit", "missed", "wrong"))
+    return hit / (hit + wrong) if hit + wrong else math.nan, hit / (
+        hit + missed
+    ) if hit + missed else math.nan
+
+
+# ------------------------------------------------------------------------------------ the rest
+
+
+def _comparison(storage: Storage, summary: str) -> dict[str, Any] | None:
+    found = storage.read_json(summary)
+    if found is None:
+        return None
+    return {"table": found["rows"], "plots": [Markup(svg) for svg in plots(found["rows"]).values()]}
+
+
+def _trials(storage: Storage, table: str) -> dict[str, Any] | None:
+    if not storage.exists(table):
+        return None
+    reader = csv.DictReader(io.StringIO(storage.read(table).decode(), newline=""))
+    return {"rows": list(reader), "columns": reader.fieldnames or []}
+
+
+def _svg(name: str, figure: Figure) -> Markup:
+    return Markup(to_svg(figure, name))  # matplotlib escapes the texts in it
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = _format
+    return environment.from_string(files("mmray.results").joinpath("page.html").read_text("utf-8"))
+
+
+def _format(value: Any, digits: int = 3) -> str:
+    """A number for people; an undefined one as a dash."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"

@@ -1,0 +1,1 @@
+"""Tables as Parquet part files: schemas, part files with notes in their footers, identity, accounts."""

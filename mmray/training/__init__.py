@@ -1,0 +1,1 @@
+"""Feature tables to a trained fusion model: batches, the loop, checkpoints, evaluation, prediction."""

@@ -1,0 +1,205 @@
+"""A moment of training ⇄ a directory from which it goes on, or from which the best model scores.
+
+    weights.pt        state dict of the best epoch so far (loads with weights_only=True)
+    model.json        version, configs, features with shapes, targets, metrics, fingerprint
+    vocabulary.json   {feature: words}
+    trainer.pt        current weights, optimizer, metrics of every epoch; written last: its presence
+                      means that the directory is complete
+
+There is no generator state: every epoch seeds its own from (seed, epoch, rank), so that any number of
+workers can go on from here.
+"""
+
+import hashlib
+import json
+import math
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import mmray
+from mmray.errors import TableError
+from mmray.training.predict import Predictor
+from mmray.training.spec import ModelSpec
+
+__all__ = [
+    "Snapshot",
+    "load_predictor",
+    "load_snapshot",
+    "load_weights",
+    "model_fingerprint",
+    "require_same_training",
+]
+
+VERSION = 1
+WEIGHTS, MODEL, VOCABULARY, TRAINER = "weights.pt", "model.json", "vocabulary.json", "trainer.pt"
+
+MAY_CHANGE = {"workers", "min_workers", "cpus_per_worker", "epochs", "patience", "baselines", "max_restarts"}
+"""Training settings that a resumed run may change without becoming another run."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Training after `len(history)` epochs; `weights` are those of the best of them."""
+
+    spec: ModelSpec
+    weights: dict[str, Tensor]
+    history: list[dict[str, float]]
+    """Flat metrics of each epoch."""
+    current: dict[str, Tensor]
+    """Weights after the last epoch."""
+    optimizer: dict
+    """`Optimization.state_dict`."""
+    test: dict = field(default_factory=dict)
+    """Report on the test split, once training has ended."""
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Flat metrics of the best epoch."""
+        return self.history[int(self.history[-1]["best_epoch"]) - 1]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the directory; one that is already there is replaced file by file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TRAINER).unlink(missing_ok=True)
+        model = {
+            "version": VERSION,
+            "mmray": mmray.__version__,
+            "torch": torch.__version__,
+            "fingerprint": model_fingerprint(self.spec, self.weights),
+            **self.spec.to_json(),
+            "metrics": self.best,
+            "test": self.test,
+        }
+        torch.save(self.weights, folder / WEIGHTS)
+        _write_json(folder / MODEL, model)
+        _write_json(folder / VOCABULARY, {name: v.words for name, v in self.spec.vocabularies.items()})
+        trainer = {"history": self.history, "current": self.current, "optimizer": self.optimizer}
+        torch.save(trainer, folder / f"{TRAINER}.partial")
+        os.replace(folder / f"{TRAINER}.partial", folder / TRAINER)
+
+
+def load_snapshot(folder: str | Path) -> Snapshot:
+    """Read a checkpoint to go on from.
+
+    Raises:
+        TableError: where it is absent, incomplete or altered.
+
+    """
+    spec, weights, model = _load_model(Path(folder))
+    trainer = _load(Path(folder) / TRAINER)
+    return Snapshot(
+        spec, weights, trainer["history"], trainer["current"], trainer["optimizer"], model["test"]
+    )
+
+
+def load_weights(folder: str | Path) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """Read what the best model of a checkpoint is, and its weights.
+
+    Raises:
+        TableError: where it is absent, incomplete or altered.
+
+    """
+    return _load_model(Path(folder))[:2]
+
+
+def load_predictor(folder: str | Path, device: str = "cpu") -> Predictor:
+    """Read the best model of a checkpoint.
+
+    Raises:
+        TableError: where it is absent, incomplete or altered.
+
+    """
+    spec, weights, model = _load_model(Path(folder))
+    network = spec.build()
+    network.load_state_dict(weights)
+    return Predictor(network.to(device).eval(), spec, model["fingerprint"], device)
+
+
+def model_fingerprint(spec: ModelSpec, weights: Mapping[str, Tensor]) -> str:
+    """16 hex digits of a sha256 over what decides a prediction: the weights and how rows are read."""
+    description = {key: value for key, value in spec.to_json().items() if key != "train"}
+    words = {name: vocabulary.words for name, vocabulary in spec.vocabularies.items()}
+    digest = hashlib.sha256(json.dumps([description, words], sort_keys=True).encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def require_same_training(saved: ModelSpec, wanted: ModelSpec) -> None:
+    """Refuse to go on from a checkpoint of another run.
+
+    Raises:
+        TableError: naming each field that differs.
+
+    """
+    a, b = _identity(saved), _identity(wanted)
+    if different := sorted(key for key in {*a, *b} if a.get(key) != b.get(key)):
+        raise TableError(
+            "the checkpoint belongs to another run, these differ: "
+            + "; ".join(f"{key} {_short(a.get(key))} there, {_short(b.get(key))} here" for key in different)
+        )
+
+
+def _identity(spec: ModelSpec) -> dict[str, object]:
+    """{dotted name: value} of everything two runs must share to be one."""
+    data = spec.to_json()
+    flat: dict[str, object] = {"features_fingerprint": data["features_fingerprint"]}
+    for section in ("model", "train", "features", "targets"):
+        flat |= {f"{section}.{key}": value for key, value in data[section].items()}
+    flat |= {f"vocabulary.{name}": list(v.words) for name, v in spec.vocabularies.items()}
+    return {key: value for key, value in flat.items() if key not in {f"train.{k}" for k in MAY_CHANGE}}
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _load_model(folder: Path) -> tuple[ModelSpec, dict[str, Tensor], dict]:
+    if not (folder / TRAINER).exists():
+        state = "is incomplete: its writing was interrupted" if folder.exists() else "does not exist"
+        raise TableError(f"the checkpoint {folder} {state}")
+    model = _read_json(folder / MODEL)
+    if model["version"] != VERSION:
+        raise TableError(f"{folder / MODEL} has version {model['version']}, this mmray reads {VERSION}")
+    spec = ModelSpec.from_json(model, _read_json(folder / VOCABULARY))
+    weights = _load(folder / WEIGHTS)
+    if model_fingerprint(spec, weights) != model["fingerprint"]:
+        raise TableError(f"the checkpoint {folder} was altered: its weights do not have its fingerprint")
+    return spec, weights, model
+
+
+def _load(path: Path) -> dict:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise TableError(f"{path} cannot be read: {error}") from error
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path} cannot be read: {error}") from error
+
+
+def _write_json(path: Path, value: object) -> None:
+    text = json.dumps(_null_for_undefined(value), indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _null_for_undefined(value: object) -> object:
+    """JSON has no NaN: an undefined metric is null."""
+    if isinstance(value, Mapping):
+        return {key: _null_for_undefined(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null_for_undefined(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,289 @@
+"""Feature rows → a trained model: one function for a DDP worker, a sweep's trial and a plain task.
+
+Each epoch: train on the global batches all ranks agree on, predict every labelled validation row once
+(rank r takes rows r, r + world_size, …), let rank 0 compute the metrics and tell the others, keep the best
+weights, report. At the end the best weights meet the test split, once.
+
+Two workers learn what one would: a loss is divided by the weight of the known targets in the *global*
+batch and multiplied by the number of workers, which DDP's averaging of gradients takes back.
+
+Every epoch seeds its generators from (seed, epoch, rank): the same config gives the same bits on a CPU,
+also when it was interrupted and resumed.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmray.config import ModelConfig, Target, TrainConfig
+from mmray.errors import MmrayError, SamplesError
+from mmray.fusion.model import FusionModel
+from mmray.training.batches import Examples, FeatureSet
+from mmray.training.checkpoint import Snapshot, load_snapshot, load_weights, require_same_training
+from mmray.training.codes import known
+from mmray.training.evaluation import standing, test_report, validation_metrics
+from mmray.training.losses import Objective, loss_divisors, loss_sums
+from mmray.training.optimization import Optimization
+from mmray.training.predict import model_outputs
+from mmray.training.ranks import Worker
+from mmray.training.spec import ModelSpec, make_spec
+from mmray.training.statistics import Moments, Summary
+from mmray.training.streaming import Feed, StreamedTable, open_feed, summaries
+from mmray.training.transfer import Transfer, freeze, take_weights
+
+__all__ = ["FitResult", "Report", "fit"]
+
+Report = Callable[[dict[str, float], Callable[[str | Path], None] | None], None]
+"""Called after each epoch on each rank with its flat metrics and, on rank 0, a function that writes a
+complete checkpoint directory, to be used before the call returns (None on the other ranks)."""
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A trained model; `snapshot` is its checkpoint, with the test report."""
+
+    model: FusionModel
+    """With the weights of the best epoch, in eval mode."""
+    snapshot: Snapshot
+    rows: dict[str, dict[str, int]]
+    """{split: {rows, no_modality, no_target, used}}; `used`: trained on, or compared with a known truth."""
+    transfer: Transfer | None = None
+    """What the model took from another one, before training."""
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Flat metrics of each epoch, first to last."""
+        return self.snapshot.history
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Flat metrics of the best epoch."""
+        return self.snapshot.best
+
+    @property
+    def test(self) -> dict[str, dict]:
+        """`evaluation.test_report`; empty without a test split."""
+        return self.snapshot.test
+
+    def save(self, folder: str | Path) -> None:
+        """Write the checkpoint directory."""
+        self.snapshot.save(folder)
+
+
+def fit(
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    data: FeatureSet | StreamedTable,
+    features: Sequence[str],
+    targets: Mapping[str, Target],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    device: str = "cpu",
+    report: Report = lambda metrics, save: None,
+    resume: str | Path | None = None,
+    initialize_from: str | Path | None = None,
+    features_fingerprint: str = "",
+) -> FitResult:
+    """Train on the train split of `data`, choose the epoch on val, evaluate it on test.
+
+    With `world_size` > 1 every rank calls this with the same arguments but `rank` and `device`, inside an
+    initialised `torch.distributed` process group. Reported metrics: `epoch`, `train_loss`, `val_loss`,
+    `val/<target>/<metric>`, `best_epoch`, `bad_epochs`, `seconds`. A loss is the weighted sum over targets
+    of the mean over the known truths (`mmray.training.losses`).
+
+    `resume` is a checkpoint of this run, `initialize_from` one of another (`train_config.initialize_from` as
+    a local folder), whose weights are the start of this one.
+
+    Raises:
+        SamplesError: where the train or val split has nothing to learn or compare with, or a label is new.
+        TableError: where a checkpoint is incomplete, `resume` belongs to another run, or no weight of
+            `initialize_from` fits.
+        ConfigError: where a part to freeze, or with a learning rate of its own, is not one of the model's.
+        PlanError: where float16 is asked for without a GPU.
+        MmrayError: where the loss is no longer finite.
+
+    """
+    worker = Worker(rank, world_size, device)
+    index = data if isinstance(data, FeatureSet) else data.index
+    in_train = np.flatnonzero(index.split == "train")
+    found = summaries(data, sorted(features), in_train, worker)
+    spec = make_spec(model_config, train_config, index, found, targets, features_fingerprint)
+    feed = open_feed(spec, data)
+    truths = Examples({}, feed.targets)
+    rows, counts = _usable_rows(feed, index.split)
+
+    _seed(train_config.seed, 0, 0)
+    model = spec.build()
+    model.set_statistics(*_statistics(spec, found, feed.targets, in_train))
+    transfer = None
+    if initialize_from is not None:
+        transfer = take_weights(model, spec, *load_weights(initialize_from))
+    model.to(device)
+    frozen = freeze(model, train_config.freeze)
+    steps = math.ceil(len(rows["train"]) / train_config.batch_size)
+    optimization = Optimization(
+        model,
+        device,
+        steps=steps * train_config.epochs,
+        warmup=steps * train_config.warmup_epochs,
+        schedule=train_config.schedule,
+        learning_rate=train_config.learning_rate,
+        learning_rates=train_config.learning_rates,
+        weight_decay=train_config.weight_decay,
+        clip_norm=train_config.clip_norm,
+        precision=train_config.precision,
+    )
+    history: list[dict[str, float]] = []
+    best_weights = _copy(model.state_dict())
+    if resume is not None:
+        saved = load_snapshot(resume)
+        require_same_training(saved.spec, spec)
+        model.load_state_dict(saved.current)
+        optimization.load_state_dict(saved.optimizer)
+        history, best_weights = saved.history, saved.weights
+
+    trained, objective = worker.wrap(model), Objective(spec, model)
+    while len(history) < train_config.epochs and not _gave_up(history, train_config.patience):
+        epoch, started = len(history) + 1, time.perf_counter()
+        trained.train()
+        for part in frozen:
+            part.eval()
+        train_loss = _train_epoch(
+            trained, objective, optimization, feed, rows["train"], train_config, epoch, worker
+        )
+        outputs = _all_outputs(model, feed, rows["val"], train_config.batch_size, worker)
+        results: dict[str, float] = {}
+        if rank == 0:
+            results = {"epoch": epoch, "train_loss": train_loss}
+            results |= validation_metrics(objective, truths, rows["val"], outputs)
+            results |= standing([*history, results], train_config.monitor)
+            results["seconds"] = time.perf_counter() - started
+        results = worker.from_first(results)
+        history.append(results)
+        if results["best_epoch"] == epoch:
+            best_weights = _copy(model.state_dict())
+        snapshot = Snapshot(spec, best_weights, history, model.state_dict(), optimization.state_dict())
+        report(dict(results), snapshot.save if rank == 0 else None)
+
+    current = _copy(model.state_dict())
+    model.load_state_dict(best_weights)
+    test: dict[str, dict] = {}
+    if len(rows["test"]):
+        outputs = _all_outputs(model, feed, rows["test"], train_config.batch_size, worker)
+        if rank == 0:
+            test = test_report(spec, truths, feed.present, in_train, rows["test"], outputs)
+        test = worker.from_first(test)
+    snapshot = Snapshot(spec, best_weights, history, current, optimization.state_dict(), test)
+    return FitResult(model.eval(), snapshot, counts, transfer)
+
+
+def _usable_rows(feed: Feed, split: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, dict[str, int]]]:
+    """{split: rows to learn from, or to compare with}, and how many of each kind there are."""
+    present = feed.present.any(axis=1)
+    truth = np.any([known(values) for values in feed.targets.values()], axis=0)
+    rows, counts = {}, {}
+    for name in SPLITS:
+        inside = split == name
+        used = inside & truth & (present | (name != "train"))
+        rows[name] = np.flatnonzero(used)
+        counts[name] = {
+            "rows": int(inside.sum()),
+            "no_modality": int((inside & ~present).sum()),
+            "no_target": int((inside & ~truth).sum()),
+            "used": int(used.sum()),
+        }
+    for name in ("train", "val"):
+        if not counts[name]["used"]:
+            raise SamplesError(f"the {name} split has no usable sample: {counts[name]}")
+    return rows, counts
+
+
+def _statistics(
+    spec: ModelSpec, found: Mapping[str, Summary], targets: Mapping[str, np.ndarray], train: np.ndarray
+) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
+    """Scales of the vector features and priors of the targets, from the train split."""
+    scales = {name: x.scale(name) for name, x in found.items() if isinstance(x, Moments)}
+    priors = {
+        name: torch.from_numpy(codes.prior(targets[name][train])) for name, codes in spec.targets.items()
+    }
+    return scales, priors
+
+
+def _seed(seed: int, epoch: int, rank: int) -> None:
+    """Seed torch's generators; dropout differs between epochs and between ranks."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+
+def _gave_up(history: Sequence[Mapping[str, float]], patience: int) -> bool:
+    return bool(history) and history[-1]["bad_epochs"] >= patience
+
+
+def _train_epoch(
+    model: nn.Module,
+    objective: Objective,
+    optimization: Optimization,
+    feed: Feed,
+    rows: np.ndarray,
+    config: TrainConfig,
+    epoch: int,
+    worker: Worker,
+) -> float:
+    """One pass over `rows`; the mean training loss over all ranks."""
+    _seed(config.seed, epoch, worker.rank)
+    targets = objective.spec.targets
+    sums = {name: torch.zeros((), device=worker.device) for name in targets}
+    before = (epoch - 1) * math.ceil(len(rows) / config.batch_size)
+    steps = feed.steps(rows, config.batch_size, epoch, config.seed, worker)
+    for step, (everyone, own, cut) in enumerate(steps, 1):
+        divisors = loss_divisors(targets, feed.targets, everyone)
+        # Empty parts come last and are left out, but for one, in which the ranks exchange gradients.
+        parts = [part for part in np.array_split(own, config.accumulate) if len(part)] or [own]
+        for part in parts:
+            batch = cut(part).to(worker.device)
+            with worker.exchange(model, last=part is parts[-1]):
+                with optimization.autocast():
+                    outputs = model(batch.inputs, batch.lengths, batch.times)
+                losses = loss_sums(targets, outputs, batch.targets)
+                loss = objective.step(losses, divisors, share=1 / (worker.world_size * len(parts)))
+                optimization.backward(loss * worker.world_size)
+            for name in sums:  # of the targets, not of heads
+                sums[name] += losses[name].detach()
+        # The gradient is of all ranks, so that every rank stops at the same step.
+        if not optimization.step(before + step - 1):
+            raise MmrayError(
+                f"epoch {epoch}, step {step}: the loss or its gradient is not finite; lower "
+                f"train.learning_rate (now {config.learning_rate:g}), set train.clip_norm, or look for "
+                "extreme values in the features and targets"
+            )
+    shares = worker.gather({name: value.item() for name, value in sums.items()})
+    total = {name: sum(share[name] for share in shares) for name in sums}
+    return objective.value(total, loss_divisors(targets, feed.targets, rows))
+
+
+def _all_outputs(
+    model: FusionModel, feed: Feed, rows: np.ndarray, batch_size: int, worker: Worker
+) -> dict[str, np.ndarray]:
+    """Outputs for `rows` in their order, each predicted by one rank; every rank gets all of them."""
+    own = [
+        (positions, model_outputs(model, examples, wanted, batch_size, worker.device))
+        for positions, examples, wanted in feed.pieces(rows, worker)
+    ]
+    pieces = [piece for share in worker.gather(own) for piece in share]
+    order = np.concatenate([positions for positions, _ in pieces])
+    if not np.array_equal(np.sort(order), np.arange(len(rows))):
+        raise RuntimeError(f"{len(rows)} rows to evaluate, {len(order)} came back")
+    back = np.argsort(order)
+    return {name: np.concatenate([y[name] for _, y in pieces])[back] for name in pieces[0][1]}

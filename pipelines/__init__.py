@@ -1,1 +1,0 @@
-"""The stages on Ray, each a story: extract, train, tune, score, report; `__main__` is the command line."""

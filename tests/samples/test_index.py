@@ -1,0 +1,249 @@
+"""A manifest becomes partitions once, whole and in order, or one error that lists all its faults."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mmray.config import Config, SplitConfig, load_config
+from mmray.errors import SamplesError, TableError
+from mmray.samples.checks import split_of
+from mmray.samples.index import plan_samples
+from mmray.storage.filesystem import Storage
+
+ROWS = [
+    {"sample_id": f"s{i}", "video": f"clips/{i}.mp4", "text": f"número {i}, 好", "emotion": "ab"[i % 2]}
+    for i in range(11)
+]
+
+
+def project(folder: Path, manifest: str = "manifest.jsonl", *overrides: str) -> Config:
+    path = folder / "config.yaml"
+    path.write_text(
+        f"""
+output: {folder}/out
+samples: {{manifest: {folder}/{manifest}}}
+targets: {{emotion: {{kind: classification}}}}
+features: {{face: {{kind: frames}}, voice: {{kind: mel}}, words: {{kind: tokens}}}}
+extract: {{partition_samples: 4}}
+"""
+    )
+    return load_config(path, overrides)
+
+
+def write_jsonl(folder: Path, rows: list[dict]) -> None:
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_csv(folder: Path, rows: list[dict]) -> None:
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_parquet(folder: Path, rows: list[dict]) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), folder / "manifest.parquet")
+
+
+def all_rows(config: Config) -> list[dict]:
+    plan = plan_samples(config, Storage(), config.path("features/_plan"))
+    return [row for i in range(plan.partitions) for row in plan.read(Storage(), i).to_pylist()]
+
+
+def faults_of(config: Config) -> str:
+    with pytest.raises(SamplesError) as caught:
+        plan_samples(config, Storage(), config.path("features/_plan"))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("extension", "write"), [("jsonl", write_jsonl), ("csv", write_csv), ("parquet", write_parquet)]
+)
+def test_every_format_gives_the_same_samples_in_order(tmp_path, extension, write):
+    write(tmp_path, ROWS)
+    rows = all_rows(project(tmp_path, f"manifest.{extension}"))
+    assert [row["sample_id"] for row in rows] == [row["sample_id"] for row in ROWS]
+    assert [row["text"] for row in rows] == [row["text"] for row in ROWS]
+    assert [row["video"] for row in rows] == [f"{tmp_path}/{row['video']}" for row in ROWS]
+
+
+def test_partitions_cut_the_rows_without_rest(tmp_path):
+    write_jsonl(tmp_path, ROWS)
+    config = project(tmp_path)
+    plan = plan_samples(config, Storage(), config.path("features/_plan"))
+    sizes = [plan.read(Storage(), i).num_rows for i in range(plan.partitions)]
+    assert sizes == [4, 4, 3]
+    assert plan.rows == sum(sizes) == sum(plan.splits.values())
+
+
+def test_many_partitions_lie_in_several_files(tmp_path):
+    rows = [{**ROWS[0], "sample_id": f"r{i}"} for i in range(300)]
+    write_jsonl(tmp_path, rows)
+    config = project(tmp_path, "manifest.jsonl", "extract.partition_samples=1")
+    assert [row["sample_id"] for row in all_rows(config)] == [f"r{i}" for i in range(300)]
+    assert len(list((tmp_path / "out/features/_plan").glob("samples-*.parquet"))) == 3
+
+
+def test_columns_are_renamed_and_numbers_become_ids_and_labels(tmp_path):
+    write_jsonl(tmp_path, [{"clip": 7, "file": "s3://bucket/a.mp4", "text": "x", "label": 1.0}])
+    config = project(
+        tmp_path, "manifest.jsonl", "samples.columns={sample_id: clip, video: file, emotion: label}"
+    )
+    (row,) = all_rows(config)
+    assert (row["sample_id"], row["video"], row["emotion"]) == ("7", "s3://bucket/a.mp4", "1")
+
+
+def test_absent_values_are_null_in_every_format(tmp_path):
+    rows = [*ROWS[:3], {"sample_id": "none", "video": "", "text": "", "emotion": ""}]
+    write_csv(tmp_path, rows)
+    assert all_rows(project(tmp_path, "manifest.csv"))[-1] == {
+        **dict.fromkeys(("video", "audio", "text", "emotion", "start_s", "end_s")),
+        "sample_id": "none",
+        "split": split_of("none", SplitConfig()),
+    }
+
+
+def test_a_given_split_is_kept_and_a_missing_column_is_drawn_by_id(tmp_path):
+    write_jsonl(tmp_path, [{**row, "split": ("train", "val", "test")[i % 3]} for i, row in enumerate(ROWS)])
+    assert [row["split"] for row in all_rows(project(tmp_path))[:4]] == ["train", "val", "test", "train"]
+
+
+def test_a_split_on_some_rows_only_is_refused(tmp_path):
+    write_jsonl(tmp_path, [{**ROWS[0], "split": "train"}, ROWS[1]])
+    assert "some rows have a 'split' and some lack it" in faults_of(project(tmp_path))
+
+
+def test_drawn_splits_have_the_asked_shares_and_do_not_depend_on_order():
+    split = SplitConfig(val=0.2, test=0.3, seed=5)
+    drawn = {f"id{i}": split_of(f"id{i}", split) for i in range(20_000)}
+    shares = {name: list(drawn.values()).count(name) / 20_000 for name in ("train", "val", "test")}
+    # Binomial: 4 standard deviations of a share of 20 000 draws are below 0.014.
+    assert shares == pytest.approx({"train": 0.5, "val": 0.2, "test": 0.3}, abs=0.014)
+    assert split_of("id7", split) == drawn["id7"]
+
+
+def test_all_faults_come_at_once_with_their_lines(tmp_path):
+    rows = [
+        ROWS[0],
+        {**ROWS[1], "sample_id": "s0"},
+        {**ROWS[2], "sample_id": ""},
+        {**ROWS[3], "video": "ftp://host/a.mp4"},
+        {**ROWS[4], "split": "valid"},
+        {**ROWS[5], "start_s": 3, "end_s": 2},
+        {**ROWS[6], "start_s": "soon"},
+        {**ROWS[7], "emotion": [1]},
+    ]
+    write_jsonl(tmp_path, rows)
+    message = faults_of(project(tmp_path))
+    assert "7 faults" in message
+    for part in (
+        "'s0' stands at line 1, line 2",
+        "line 3: sample_id: is empty",
+        "line 4: video: ftp://host/a.mp4: unknown scheme 'ftp'",
+        "line 5: split: 'valid' is not one of train, val, test",
+        "line 6: start_s 3.0 and end_s 2.0",
+        "line 7: start_s: expected a number, got 'soon'",
+        "line 8: emotion:",
+    ):
+        assert part in message
+    assert not (tmp_path / "out/features/_plan/_index.json").exists()
+
+
+def test_many_faults_are_counted_and_the_first_shown(tmp_path):
+    write_jsonl(tmp_path, [{**ROWS[0], "sample_id": f"x{i}", "split": "no"} for i in range(50)])
+    message = faults_of(project(tmp_path))
+    assert "50 faults" in message
+    assert "and 30 more" in message
+
+
+def test_missing_columns_name_the_feature_that_needs_them_and_the_columns_there_are(tmp_path):
+    write_jsonl(tmp_path, [{"id": "a", "emotion": "x", "path": "a.mp4"}])
+    message = faults_of(project(tmp_path))
+    assert "no column 'sample_id'" in message
+    assert "no column 'video', needed by features.face" in message
+    assert "no column 'text', needed by features.words" in message
+    assert "'audio'" not in message.replace("no column 'audio', needed by features.voice", "")
+    assert "emotion, id, path" in message
+
+
+def test_audio_may_be_the_videos_own(tmp_path):
+    write_jsonl(tmp_path, ROWS)
+    row = all_rows(project(tmp_path, "manifest.jsonl", "features={voice: {kind: mel}}"))[0]
+    assert row["video"] == f"{tmp_path}/clips/0.mp4"
+    assert row["audio"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("manifest.jsonl", '{"sample_id": "a"}\nnot json\n', "line 2: not JSON"),
+        ("manifest.jsonl", "[1]\n", "line 1: expected an object, got list"),
+        ("manifest.jsonl", "", "has no rows"),
+        ("manifest.csv", "sample_id,video,text,emotion\na,b,c\n", "line 2: not 4 fields"),
+        ("manifest.parquet", "PAR1 no", "manifest.parquet"),
+        ("manifest.xlsx", "x", "a manifest is a .jsonl, .csv or .parquet file"),
+    ],
+)
+def test_an_unreadable_manifest_is_one_clear_error(tmp_path, name, content, told):
+    (tmp_path / name).write_text(content)
+    assert told in faults_of(project(tmp_path, name))
+
+
+def test_a_manifest_that_is_not_there(tmp_path):
+    assert "no such manifest" in faults_of(project(tmp_path))
+
+
+def test_a_plan_is_taken_again_when_only_the_file_is_newer(tmp_path):
+    write_jsonl(tmp_path, ROWS)
+    config = project(tmp_path)
+    folder = config.path("features/_plan")
+    first = plan_samples(config, Storage(), folder)
+    written = [path.stat().st_mtime_ns for path in sorted(Path(folder).glob("samples-*"))]
+    write_jsonl(tmp_path, ROWS)
+    again = plan_samples(config, Storage(), folder)
+    assert again.digest == first.digest
+    assert [path.stat().st_mtime_ns for path in sorted(Path(folder).glob("samples-*"))] == written
+
+
+def test_changed_samples_are_refused_and_the_old_plan_is_kept(tmp_path):
+    write_jsonl(tmp_path, ROWS)
+    config = project(tmp_path)
+    before = all_rows(config)
+    write_jsonl(tmp_path, [*ROWS, {**ROWS[0], "sample_id": "new"}])
+    with pytest.raises(TableError, match="11 rows then, 12 now"):
+        plan_samples(config, Storage(), config.path("features/_plan"))
+    write_jsonl(tmp_path, ROWS)
+    assert all_rows(config) == before
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_csv, write_parquet])
+def test_sets_of_labels_are_lists_or_text(tmp_path, write):
+    tags = [["b", "a", "b"], [], None, ["c"]]
+    given = tags if write is not write_csv else ["b | a|b", "|", "", "c"]
+    rows = [{**row, "tags": value} for row, value in zip(ROWS, given)]
+    write(tmp_path, rows)
+    name = write.__name__.replace("write_", "manifest.")
+    config = project(tmp_path, name, "targets={tags: {kind: multilabel}}")
+    assert [row["tags"] for row in all_rows(config)] == [["b", "a"], [], None, ["c"]]
+
+
+def test_targets_of_another_type_are_faults(tmp_path):
+    values = [
+        {"tags": {"a": 1}, "rating": "1", "mood": 0.5},
+        {"tags": ["a", 1.5], "rating": "x", "mood": "1"},
+        {"tags": [0, 1, 0], "rating": 0, "mood": "1"},
+    ]
+    write_jsonl(tmp_path, [{**row, **value} for row, value in zip(ROWS, values)])
+    ordinal = "rating: {kind: ordinal, scale: sentiment}, mood: {kind: ordinal, classes: ['0', '1', '2']}"
+    targets = f"targets={{tags: {{kind: multilabel}}, {ordinal}}}"
+    faults = faults_of(project(tmp_path, "manifest.jsonl", targets))
+    assert "line 1: tags: expected a list of labels, or a|b, got {'a': 1}" in faults
+    assert "line 1: mood: expected text or a whole number, got 0.5" in faults
+    assert "line 2: tags: expected text or a whole number, got 1.5" in faults
+    assert "line 2: rating: expected a number, got 'x'" in faults
+    assert "line 3: tags: a number stands twice in [0, 1, 0]; of a row of 0 and 1, list the classes" in faults
+    assert "has 5 faults" in faults

@@ -1,0 +1,154 @@
+"""The comparison table: its arithmetic against the runs' own files, what is chosen by, and going on."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmray.errors import ConfigError
+from mmray.stages.compare import compare, markdown, planned_runs, table_rows
+from mmray.stages.report import write_report
+from mmray.storage.filesystem import Storage
+from mmray.tables.parts import read_table
+
+MODELS = (
+    "compare.models={concat: {}, late: {model.fusion: {kind: late}}, voice_mlp: {features: [voice], "
+    "model.encoders.voice: {kind: mlp}}}"
+)
+
+
+def runs_in(config) -> dict[str, dict]:
+    folder = Path(config.path("compare", "runs"))
+    return {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_table_is_what_its_runs_say_and_one_model_more_trains_that_model_only(table_project):
+    # A sweep's setting that one of the models does not have is no fault of the comparison.
+    sweep = "tune.space={model.fusion.hidden: {choice: [8, 16]}}"
+    settings = ["train.epochs=3", "compare.seeds=[0, 1]", sweep, MODELS]
+    config = table_project(*settings)
+    summary = compare(config)
+    assert (summary["runs"], summary["runs_now"]) == (10, 10)
+    rows = {row["model"]: row for row in summary["rows"]}
+    assert list(rows) == ["majority", "voice only", "words only", "concat", "late", "voice_mlp"]
+    runs = runs_in(config)
+    splits = pa.concat_tables(read_table(Storage(), config.path("features"), ["split"]))["split"]
+    test_rows = splits.to_pylist().count("test")
+    output = Path(summary["output"])
+    table = (output / "compare.md").read_text().splitlines()
+    cells = [cell.strip() for cell in table[5].strip("|").split("|")]
+    assert cells[:3] == ["concat", str(test_rows), "2"]
+    with (output / "compare.csv").open() as file:
+        lines = {line["model"]: line for line in csv.DictReader(file)}
+    concat = [run["test"] for run in runs.values() if run["model"] == "concat"]
+    for target, metric in (("emotion", "accuracy"), ("score", "mae")):
+        told = rows["concat"]["metrics"][f"{target}/{metric}"]
+        values = [reports[target]["metrics"][metric] for reports in concat]
+        assert told["mean"] == pytest.approx(np.mean(values))
+        assert told["std"] == pytest.approx(np.std(values, ddof=1))
+        for report in (reports[target] for reports in concat):
+            parts, wholes = report["scores"]
+            assert report["main"] == metric
+            assert len(parts) == report["rows"] == rows["concat"]["n"] == test_rows
+            assert np.sum(parts) / np.sum(wholes) == pytest.approx(report["metrics"][metric], abs=1e-6)
+        low, high = rows["concat"]["interval"][f"{target}/{metric}"]
+        assert low <= told["mean"] <= high
+        assert f"{told['mean']:.3f} ± {told['std']:.3f} [{low:.3f}, {high:.3f}]" in cells
+        assert float(lines["concat"][f"{target}/{metric} mean"]) == told["mean"]
+    assert rows["voice_mlp"]["features"] == ["voice"]
+    assert rows["late"]["parameters"] != rows["concat"]["parameters"]
+
+    assert all("concat" in (output / f"compare-{name}.svg").read_text() for name in ("emotion", "score"))
+    made = {"rows": 203, "partitions": 4, "seconds": 1.0, "stage_seconds": {}}
+    Storage().write_json(config.path("features", "_summary.json"), made)
+    assert "Comparison" in Path(write_report(config.output, Storage(), config)).read_text()
+
+    times = {path: path.stat().st_mtime_ns for path in (output / "runs").iterdir()}
+    more = MODELS.replace("concat: {}", "concat: {}, wide: {model.fusion.hidden: 32}")
+    config = table_project(*settings[:3], more)
+    summary = compare(config)
+    assert (summary["runs"], summary["runs_now"]) == (12, 2)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_a_variant_is_chosen_by_its_mean_on_validation_alone(table_project):
+    config = table_project(
+        "train.monitor=emotion/accuracy",
+        "compare.seeds=[0, 1]",
+        "compare.models={concat: {}}",
+        "compare.variants=[{train.learning_rate: 1e-3}, {train.learning_rate: 1e-2}]",
+    )
+    runs = [run for run in planned_runs(config, "f") if run.model == "concat"]
+    assert len({run.key for run in runs}) == 4
+    # (validation, test) of each run: the better variant on average is the worse one on test.
+    values = {(0, 0): (0.9, 0.1), (0, 1): (0.5, 0.1), (1, 0): (0.6, 1.0), (1, 1): (0.6, 1.0)}
+
+    def found(run) -> dict:
+        validation, accuracy = values[run.variant, run.seed]
+        report = {"rows": 10, "main": "accuracy", "metrics": {"accuracy": accuracy}}
+        report |= {"majority": {"accuracy": 0.3}, "scores": [[accuracy] * 10, [1.0] * 10]}
+        return {"monitored": validation, "parameters": 7, "seconds": 1.0, "test": {"emotion": report}}
+
+    majority, row = table_rows(config, {run: found(run) for run in runs})
+    assert row["settings"] == {"train.learning_rate": 1e-3}
+    assert row["validation"] == pytest.approx(0.7)
+    assert row["metrics"]["emotion/accuracy"]["mean"] == pytest.approx(0.1)
+    assert majority["metrics"]["emotion/accuracy"]["mean"] == 0.3
+    assert markdown([majority, row]).splitlines()[2:] == [
+        "| majority | 10 | – | 0.300 | 0 | – |  |",
+        "| concat | 10 | 2 | 0.100 ± 0.000 [0.100, 0.100] | 7 | 1.0 | train.learning_rate=0.001 |",
+    ]
+
+
+def test_models_that_are_none_are_told_with_the_config(table_project):
+    for overrides, told in {
+        "compare.models={a: {features: [face]}}": r"compare\.models\.a\.features +must be a list of some of",
+        "compare.models={a: {model.fusion.hiden: 3}}": r"compare\.models\.a .*did you mean 'hidden'",
+        "compare.models={a: {output: x}}": r"output: only model\.… and train\.…",
+        "compare.variants=[{train.batch_size: 0}]": r"compare\.variants\.0 ",
+    }.items():
+        with pytest.raises(ConfigError, match=told):
+            table_project(overrides)
+    with pytest.raises(ConfigError, match=r"compare\.variants\.0 +with models\.late: model\.fusion"):
+        table_project(
+            "compare.models={late: {model.fusion.kind: late}}", "compare.variants=[{model.fusion.hidden: 8}]"
+        )
+
+
+def test_killed_in_the_middle_it_goes_on_with_the_runs_that_are_missing(table_project, tmp_path):
+    settings = ("train.epochs=20", "train.patience=20", "compare.seeds=[0, 1]")
+    config = table_project(*settings)
+    command = [sys.executable, "-m", "mmray", "compare", str(tmp_path / "out.yaml"), *settings]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    environment.pop("RAY_ADDRESS", None)
+    driver = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    runs = Path(config.path("compare", "runs"))
+    deadline = time.monotonic() + 120
+    while not list(runs.glob("*.json")):
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = {path: path.read_bytes() for path in runs.glob("*.json")}
+    assert 0 < len(before) < 6
+    ended = subprocess.run(
+        [*command, "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    summary = json.loads(ended.stdout.splitlines()[-1])
+    assert summary["runs"] == len(list(runs.glob("*.json"))) == 6
+    # A worker may outlive the driver by the run it is at.
+    assert 0 < summary["runs_now"] <= 6 - len(before)
+    assert {path: path.read_bytes() for path in before} == before

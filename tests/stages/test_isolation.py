@@ -1,0 +1,111 @@
+"""Files that hang, crash or blow up the decoder, on a real Ray: each costs its own sample."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+import mmray.stages.extract
+from mmray.config import load_config
+from mmray.decode.isolation import Sandbox
+from mmray.stages.extract import extract
+from mmray.stages.extract_actors import DecodeAndEncode
+from mmray.storage.filesystem import Storage
+from mmray.tables.parts import read_table
+
+CONFIG = """
+output: {folder}/out
+samples: {{manifest: {folder}/manifest.jsonl}}
+targets: {{emotion: {{kind: classification}}}}
+features:
+  face: {{kind: frames, frames: 2, size: 32}}
+  scene: {{kind: frames, source: image, size: 32}}
+extract: {{actors: 2, partition_samples: 4, decode_timeout_s: 5.0, decode_memory_mb: 150}}
+"""
+
+CRASH = '''
+import ctypes
+
+
+def read_nowhere(*_):
+    """As a decoder may: a null pointer followed in C."""
+    ctypes.string_at(0)
+'''
+
+
+class Fragile(DecodeAndEncode):
+    """The stage with a decoder that follows a null pointer in one file, and a note of every child."""
+
+    def __init__(self, *, folder_of_crash: str, **arguments):
+        super().__init__(**arguments)
+        sys.path.append(folder_of_crash)
+        import crashing_decoder  # pyright: ignore[reportMissingImports]
+
+        class Crashing(Sandbox):
+            def call(self, function, *args):
+                if any(str(arg).endswith("crash.mp4") for arg in args):
+                    function = crashing_decoder.read_nowhere
+                try:
+                    return super().call(function, *args)
+                finally:
+                    assert self._child is not None
+                    Path(folder_of_crash, f"child-{self._child.process.pid}").touch()
+
+        given = self.prepare.sandbox
+        self.prepare.sandbox = Crashing(timeout_s=given.timeout_s, memory_mb=given.memory_mb)
+
+
+@pytest.fixture
+def fragile(tmp_path, monkeypatch):
+    from ray import cloudpickle
+
+    (tmp_path / "crashing_decoder.py").write_text(CRASH)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    stages_of = mmray.stages.extract._stages
+
+    def stages(*arguments):
+        ((_, pool, constructor),) = stages_of(*arguments)
+        return [(Fragile, pool, {**constructor, "folder_of_crash": str(tmp_path)})]
+
+    monkeypatch.setattr(mmray.stages.extract, "_stages", stages)
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_each_bad_file_costs_its_own_sample(ray_cluster, clips, fragile, tmp_path):
+    good = [json.loads(line) for line in (clips.folder / "manifest.jsonl").read_text().splitlines()][:9]
+    rows = [{**row, "video": str(clips.folder / row["video"])} for row in good]
+    os.mkfifo(tmp_path / "hang.mp4")  # nobody ever writes to it: FFmpeg waits in open(2)
+    (tmp_path / "crash.mp4").write_bytes(Path(rows[0]["video"]).read_bytes())
+    Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")  # 20 kB that become 243 MB
+    bad = {
+        "crash": ({"video": "crash.mp4"}, ("face", "decoder_crashed", "killed by SIGSEGV")),
+        "hang": ({"video": "hang.mp4"}, ("face", "decoder_timed_out", "no end after 5 s")),
+        "huge": ({"image": "huge.png"}, ("scene", "decoder_out_of_memory", "more than 150 MiB")),
+    }
+    for place, (name, (change, _)) in enumerate(bad.items()):
+        rows.insert(3 * place + 1, {**rows[0], "sample_id": name, **change})
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "config.yaml").write_text(CONFIG.format(folder=tmp_path))
+    config = load_config(tmp_path / "config.yaml")
+
+    summary = extract(config)
+    table = pa.concat_tables(read_table(Storage(), config.path("features"))).to_pylist()
+    assert [row["sample_id"] for row in table] == [row["sample_id"] for row in rows]
+    for row in table:
+        found = {(e["modality"], e["reason"], e["detail"]) for e in row["errors"] if e["reason"] != "absent"}
+        assert found == ({bad[row["sample_id"]][1]} if row["sample_id"] in bad else set())
+        assert (row["face"] is None) == (row["sample_id"] in ("crash", "hang"))
+    assert summary["failed_rows"] == len(bad)
+
+    children = [path.name.removeprefix("child-") for path in tmp_path.glob("child-*")]
+    assert len(children) >= 2 + len(bad) - 1  # one an actor, and one after each that was lost in mid-work
+    deadline = time.monotonic() + 30
+    while left := [pid for pid in children if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, f"children left: {left}"
+        time.sleep(0.05)

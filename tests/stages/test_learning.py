@@ -1,0 +1,200 @@
+"""Training, sweeps and scoring on a real Ray, from a feature table whose answer needs both modalities."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmray.config import Config, absolute_paths, load_config
+from mmray.errors import ConfigError, PlanError, SamplesError, TableError
+from mmray.stages.score import score
+from mmray.stages.train import train
+from mmray.stages.tune import tune
+from mmray.storage.filesystem import Storage
+from mmray.tables.parts import done_partitions, read_partition, read_table, write_partition
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def features_of(config: Config, columns: list[str] | None = None) -> pa.Table:
+    return pa.concat_tables(read_table(Storage(), config.path("features"), columns))
+
+
+def change_column(config: Config, partition: int, name: str, values: list) -> None:
+    folder = config.path("features")
+    table = read_partition(Storage(), folder, partition)
+    column = pa.array(values, table.schema.field(name).type)
+    write_partition(
+        Storage(), folder, partition, table.set_column(table.column_names.index(name), name, column)
+    )
+
+
+def test_two_workers_learn_what_one_does_and_the_same_seed_gives_the_same_model(table_project):
+    two = train(table_project("train.workers=2"))
+    again = train(table_project("train.workers=2", name="again"))
+    one = train(table_project("train.workers=1", name="one"))
+    assert [two["workers"], one["workers"]] == [2, 1]
+    assert two["model_fingerprint"] == again["model_fingerprint"]
+    timeless = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in two["history"]]
+    assert timeless == [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in again["history"]]
+    for a, b in zip(two["history"], one["history"], strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
+        assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-3)
+
+
+def test_scored_rows_are_the_tables_rows_and_give_the_metrics_that_training_told(table_project):
+    config = table_project("train.epochs=8", "train.baselines=true", "model.unimodal_heads=0.1")
+    results = train(config)
+    rows = {row["model"]: row for row in results["rows"]}
+    assert list(rows) == ["majority", "voice only", "words only", "head: voice", "head: words", "fused"]
+
+    summary = score(config)
+    predictions = pa.concat_tables(read_table(Storage(), summary["output"]))
+    truth = features_of(config, ["sample_id", "split", "emotion", "score"])
+    for name in ("sample_id", "split", "emotion", "score"):
+        assert predictions[name].to_pylist() == truth[name].to_pylist()
+    assert summary["rows"] == summary["rows_this_run"] == truth.num_rows
+
+    test = predictions.to_pandas().query("split == 'test'")
+    accuracy = (test["emotion"] == test["emotion_predicted"]).mean()
+    error = np.abs(test["score"] - test["score_predicted"]).mean()
+    assert rows["fused"]["n"] == len(test)
+    assert rows["fused"]["metrics"]["emotion/accuracy"] == pytest.approx(accuracy)
+    assert rows["fused"]["metrics"]["score/mae"] == pytest.approx(error, rel=1e-4)
+    by_pattern = test.groupby(test["present"].map(tuple)).apply(
+        lambda part: (len(part), (part["emotion"] == part["emotion_predicted"]).mean())
+    )
+    assert {tuple(row["present"]): row["n"] for row in results["patterns"]} == by_pattern.str[0].to_dict()
+    assert {
+        tuple(row["present"]): row["metrics"]["emotion/accuracy"] for row in results["patterns"]
+    } == pytest.approx(by_pattern.str[1].to_dict())
+    low, high = rows["fused"]["interval"]["emotion/accuracy"]
+    assert low <= accuracy <= high
+    # Each modality tells one of two bits: alone they stay near 1/2, together they do not.
+    alone = max(rows[name]["metrics"]["emotion/accuracy"] for name in ("voice only", "words only"))
+    assert accuracy > alone + 0.1
+
+    before = {path: path.stat().st_mtime_ns for path in Path(summary["output"]).glob("part-*")}
+    assert score(config)["rows_this_run"] == 0
+    assert train(config) == results
+    assert {path: path.stat().st_mtime_ns for path in Path(summary["output"]).glob("part-*")} == before
+    (Path(summary["output"]) / "part-000001.parquet").unlink()
+    assert score(config)["rows_this_run"] == 64
+
+
+def test_training_leaves_a_whole_checkpoint_tensorboard_logs_and_no_overwritten_model(table_project):
+    config = table_project("train.workers=1", "train.epochs=2")
+    first = train(config)
+    model = Path(first["model"])
+    assert {path.name for path in model.iterdir()} == {
+        "model.json",
+        "trainer.pt",
+        "vocabulary.json",
+        "weights.pt",
+    }
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(Path(first["output"]) / "tensorboard"))
+    events.Reload()
+    logged = [event.value for event in events.Scalars("val_loss")]
+    assert logged == pytest.approx([epoch["val_loss"] for epoch in first["history"]])
+    saved = {path: path.read_bytes() for path in model.iterdir()}
+    second = train(table_project("train.workers=1", "train.epochs=2", "train.learning_rate=0.02"))
+    assert second["model"] != first["model"]
+    assert {path: path.read_bytes() for path in model.iterdir()} == saved
+
+
+def test_rows_whose_features_were_made_anew_are_scored_anew(table_project):
+    """As after `mmray extract --retry-failed`: one partition's rows changed, and the table's content."""
+    config = table_project("train.epochs=1", "train.workers=1")
+    train(config)
+    folder = Path(score(config)["output"])
+    assert score(config)["rows_this_run"] == 0
+
+    def files() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
+
+    before = files()
+    change_column(config, 1, "voice", [[[9.0] * 4]] * 64)
+    Storage().write_json(config.path("features", "_summary.json"), {"rows": 203, "content": "another"})
+    again = score(config)
+    assert (again["rows"], again["rows_this_run"]) == (203, 64)
+    assert {name for name, time in files().items() if before[name] != time} == {"part-000001.parquet"}
+    assert score(config)["rows_this_run"] == 0
+
+
+def test_faults_are_told_before_any_worker_starts(table_project, monkeypatch):
+    def fail(*_: object) -> None:
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr("mmray.distributed.pools.connect", fail)
+    config = table_project()
+    new_label = features_of(config)["emotion"].to_pylist()[:64]
+    new_label[4] = "unheard"  # a row of the test split
+    change_column(config, 0, "emotion", new_label)
+    with pytest.raises(SamplesError, match="unheard"):
+        train(config)
+    config = table_project(name="novalidation")
+    for partition in done_partitions(Storage(), config.path("features")):
+        rows = read_partition(Storage(), config.path("features"), partition).num_rows
+        change_column(config, partition, "split", ["train"] * rows)
+    with pytest.raises(SamplesError, match="val split has no samples"):
+        train(config)
+    with pytest.raises(TableError, match=r"features\.voice\.hop_ms: 10.0 → 20.0"):
+        train(
+            table_project("features.voice.hop_ms=20.0", name="novalidation2").model_copy(
+                update={"output": config.output}
+            )
+        )
+    with pytest.raises(TableError, match="run `mmray train` first"):
+        score(config)
+    nothing = config.model_copy(update={"output": f"{config.output}-nothing"})
+    with pytest.raises(TableError, match="run `mmray extract` first"):
+        train(nothing)
+
+
+def test_a_worker_count_that_cannot_run_is_refused(table_project):
+    with pytest.raises(PlanError, match="needs 9 CPU"):
+        train(table_project("train.workers=9", "train.cpus_per_worker=1.0"))
+
+
+def test_a_loss_that_is_not_finite_is_a_fault_and_not_a_restart(table_project):
+    with pytest.raises(Exception, match="not finite") as caught:
+        train(table_project("train.workers=1", "train.learning_rate=1e30", "train.clip_norm=null"))
+    assert type(caught.value).__module__ == "mmray.errors"
+
+
+def test_a_sweep_finds_its_best_trial_and_writes_it_as_a_config(table_project, tmp_path):
+    config = table_project(
+        "train.epochs=4",
+        "tune.trials=2",
+        "tune.grace_epochs=1",
+        "tune.space={train.learning_rate: {grid: [1e-9, 1e-2]}, model.fusion.hidden: {choice: [8, 16]}}",
+    )
+    summary = tune(config)
+    with (Path(summary["output"]) / "trials.csv").open() as file:
+        trials = list(csv.DictReader(file))
+    assert len(trials) == summary["trials"] == 4
+    assert sorted(float(t["train.learning_rate"]) for t in trials) == [1e-9, 1e-9, 1e-2, 1e-2]
+    losses = [float(trial["best"]) for trial in trials]
+    assert losses == sorted(losses)
+    assert summary["best_value"] == losses[0]
+    assert summary["best_settings"]["train.learning_rate"] == 1e-2
+    best = load_config(summary["best_config"])
+    assert best.train.learning_rate == 1e-2
+    searched = {"train", "model"}
+    assert best.model_dump(exclude=searched) == absolute_paths(config).model_dump(exclude=searched)
+    # A finished search is read, not run again.
+    again = tune(config)
+    assert (again["best_settings"], again["best_value"]) == (summary["best_settings"], summary["best_value"])
+
+
+def test_a_space_with_a_wrong_value_is_refused_before_ray(table_project, monkeypatch):
+    monkeypatch.setattr("mmray.distributed.pools.connect", lambda *_: pytest.fail("Ray was asked for"))
+    with pytest.raises(ConfigError) as caught:
+        tune(table_project("tune.space={train.batch_size: {choice: [8, -1]}}"))
+    assert "tune.space.train.batch_size" in str(caught.value)
+    with pytest.raises(ConfigError, match="is empty"):
+        tune(table_project())

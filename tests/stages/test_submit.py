@@ -1,0 +1,133 @@
+"""`mmray submit` against a real Ray head on this machine, started as cluster/local.sh starts it."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+
+from mmray.storage.filesystem import Storage
+from mmray.tables.parts import read_table
+
+ROOT = Path(__file__).parents[2]
+START_S = 60
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running Ray head: its dashboard's address, and the environment of clients that may use it."""
+
+    address: str
+    environment: dict[str, str]
+
+    def submit(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`mmray submit …`, as a process of its own."""
+        return subprocess.run(
+            [sys.executable, "-m", "mmray", "submit", *arguments, "--address", self.address],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            cwd=ROOT,
+            env={**self.environment, **environment},
+        )
+
+
+@pytest.fixture(scope="module")
+def agent_port_taken() -> Iterator[None]:
+    """As where another Ray runs on this machine."""
+    with socket.socket() as other:
+        with contextlib.suppress(OSError):  # one does
+            other.bind(("", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT))
+            other.listen()
+        yield
+
+
+@pytest.fixture(scope="module")
+def head(free_port, agent_port_taken) -> Iterator[Head]:
+    """cluster/local.sh with ports, files and token of its own."""
+    with tempfile.TemporaryDirectory(prefix="mmray-") as folder:  # short: Ray's sockets lie in it
+        dashboard = free_port()
+        address = f"http://127.0.0.1:{dashboard}"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment |= {"HOME": folder, "RAY_AUTH_MODE": "token"}
+        started = {"PORT": str(free_port()), "DASHBOARD_PORT": str(dashboard)}
+        started["RAY_BIN"] = str(Path(sys.executable).parent / "ray")
+        with Path(folder, "log").open("wb") as log:
+            process = subprocess.Popen(
+                ["bash", str(ROOT / "cluster/local.sh"), "2", "--temp-dir", folder],
+                env={**environment, **started},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            _wait_for_dashboard(process, address, Path(folder, "log"))
+            yield Head(address, environment)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def _wait_for_dashboard(process: subprocess.Popen, address: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{address}/api/version", timeout=5)
+            return
+        except urllib.error.HTTPError:  # it answers: it wants the token
+            return
+        except OSError:
+            pass
+        try:
+            process.wait(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    pytest.fail(f"the Ray head did not start:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def test_a_stage_runs_as_a_job_with_its_log_and_its_exit_code(head, clip_project, clips, tmp_path):
+    config = clip_project()
+    done = head.submit("extract", str(tmp_path / "config.yaml"))
+    assert done.returncode == 0, done.stderr
+    rows = sum(table.num_rows for table in read_table(Storage(), config.path("features"), ["sample_id"]))
+    assert rows == len(clips.faults)
+    assert f"{rows} done now" in done.stdout, "the stage's own summary"
+
+    failed_rows = json.loads(Path(config.path("features"), "_summary.json").read_text())["failed_rows"]
+    again = head.submit("extract", str(tmp_path / "config.yaml"), "--retry-failed")
+    assert again.returncode == 0, again.stderr
+    assert f"retried  {failed_rows} rows, 0 of them" in again.stdout
+
+    (tmp_path / "config.yaml").write_text(
+        (tmp_path / "config.yaml").read_text().replace("manifest.jsonl", "nowhere.jsonl")
+    )
+    failed = head.submit("extract", str(tmp_path / "config.yaml"), f"output={tmp_path}/other")
+    assert failed.returncode == 1
+    assert "nowhere.jsonl: no such manifest" in failed.stdout
+    assert "Traceback" not in failed.stdout + failed.stderr
+
+
+def test_what_is_wrong_with_a_submission_is_said(head, free_port, clip_project, tmp_path):
+    clip_project()
+    config = str(tmp_path / "config.yaml")
+    stranger = head.submit("extract", config, HOME=str(tmp_path))
+    assert stranger.returncode == 1
+    assert "wants its token" in stranger.stderr
+    nobody = Head(f"http://127.0.0.1:{free_port()}", head.environment).submit("extract", config)
+    assert nobody.returncode == 1
+    assert "no Ray cluster takes jobs" in nobody.stderr
+    for misused in (("fly", config), ("train", config, "--retry-failed")):
+        assert head.submit(*misused).returncode == 2

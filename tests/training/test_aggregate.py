@@ -1,0 +1,37 @@
+"""Figures over seeds against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mmray.config import ClassificationTarget, RegressionTarget
+from mmray.training.aggregate import bootstrap_interval, mean_std, row_scores
+from mmray.training.fitting import fit_codes
+
+
+def test_mean_and_standard_deviation_are_over_n_minus_one():
+    assert mean_std([0.5, 0.7, 0.9]) == pytest.approx((0.7, 0.2))
+    mean, std = mean_std([0.5])
+    assert (mean, math.isnan(std)) == (0.5, True)
+    assert all(map(math.isnan, mean_std([0.5, None])))
+
+
+def test_row_scores_average_to_the_main_metric():
+    labels, train = np.array(["a", "b", "b", "a"], dtype=object), np.ones(4, bool)
+    codes = fit_codes("t", ClassificationTarget(kind="classification"), labels, labels, train)
+    outputs = np.array([[2.0, 1.0], [2.0, 1.0], [0.0, 1.0], [0.0, 1.0]], np.float32)
+    parts, wholes = row_scores(codes, outputs, codes.encode(labels))
+    assert (parts.tolist(), wholes.tolist()) == ([1, 0, 1, 0], [1, 1, 1, 1])
+    numbers = np.array([1.0, 3.0, 5.0, 7.0])
+    codes = fit_codes("t", RegressionTarget(kind="regression"), numbers, labels, train)
+    parts, _ = row_scores(codes, np.zeros((4, 1), np.float32), codes.encode(numbers))
+    assert parts == pytest.approx([3, 1, 1, 3], rel=1e-6)
+
+
+def test_the_interval_of_equal_seeds_is_the_binomials():
+    right = (np.arange(400) < 300).astype(float)
+    low, high = bootstrap_interval(np.tile(right, (3, 1)), np.ones((3, 400)), resamples=4000)
+    wanted = stats.binom(400, 0.75).ppf([0.025, 0.975]) / 400
+    assert [low, high] == pytest.approx(wanted, abs=0.006)
