@@ -15,7 +15,6 @@ is answered in a fraction of a second.
     paths      its local paths made absolute
 """
 
-from mmray.config.base import Section
 from mmray.config.features import (
     Feature,
     FramesFeature,
@@ -62,6 +61,7 @@ from mmray.config.targets import (
     Target,
 )
 from mmray.config.training import CompareConfig, Space, TrainConfig, TuneConfig
+from mmray.settings import Section
 
 __all__ = [
     "BottleneckFusion",

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmray.config.base import Fraction, Positive, PositiveFloat, Section
+from mmray.settings import Fraction, Positive, PositiveFloat, Section
 
 MEDIA_SOURCES = ("video", "audio", "image", "text")
 

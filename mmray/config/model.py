@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mmray.config.base import Fraction, Name, Positive, Section
+from mmray.settings import Fraction, Name, Positive, Section
 
 Readout = Literal["last", "mean", "attention", "at_zero"]
 """Steps over time to one vector: the last; their mean; a mean with learned weights; the one nearest 0 s,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmray.config.base import Auto, Fraction, Positive, PositiveFloat, Section
+from mmray.settings import Auto, Fraction, Positive, PositiveFloat, Section
 
 
 class ExtractConfig(Section):

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from mmray.config.base import Fraction, Positive, PositiveFloat, Section
+from mmray.settings import Fraction, Positive, PositiveFloat, Section
 
 
 class StorageConfig(Section):

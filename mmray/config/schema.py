@@ -2,13 +2,13 @@
 
 from pydantic import Field
 
-from mmray.config.base import Name, Section
 from mmray.config.features import MEDIA_SOURCES, Feature, ImportedFeature
 from mmray.config.model import ModelConfig
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, StorageConfig
 from mmray.config.targets import Target
 from mmray.config.training import CompareConfig, TrainConfig, TuneConfig
+from mmray.settings import Name, Section
 
 
 class Config(Section):

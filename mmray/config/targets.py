@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mmray.config.base import PositiveFloat, Section
+from mmray.settings import PositiveFloat, Section
 
 
 def _distinct(classes: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmray.config.base import Auto, Name, Positive, PositiveFloat, Section
+from mmray.settings import Auto, Name, Positive, PositiveFloat, Section
 
 
 class TrainConfig(Section):

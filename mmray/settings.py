@@ -1,4 +1,8 @@
-"""What every section of the config is made of: strict models and the types of their fields."""
+"""What every section of the config is made of: strict models and the types of their fields.
+
+It stands outside `mmray.config`, so that the files of kinds (features, targets, fusions) can keep their
+settings beside what they do, and the config can be built from them without an import circle.
+"""
 
 from typing import Annotated, Literal
 
