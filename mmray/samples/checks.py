@@ -7,19 +7,18 @@ import contextlib
 import hashlib
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from mmray.config import Config, SplitConfig
 from mmray.errors import SamplesError
+from mmray.samples.labels import LabelColumn, label, number
 from mmray.samples.raw import RawRow
 from mmray.samples.sources import Source
 from mmray.storage.filesystem import Storage
 from mmray.storage.uris import SCHEMES, join, scheme_of
-from mmray.tables.schemas import target_type
 
 __all__ = ["SPLITS", "CheckedRows", "plan_sources", "split_of"]
 
@@ -43,6 +42,8 @@ class CheckedRows:
         self.source = source
         self.damage: list[str] = []
         """Faults of shards that `samples.allow_damaged_shards` lets pass."""
+        self.notes: list[str] = []
+        """What is odd about the labels, though they can be read."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         config = self.config
@@ -52,13 +53,14 @@ class CheckedRows:
         fault_count = 0
         hashes = array("Q")
         given_split = drawn_split = False
+        labels = {name: LabelColumn(name, target) for name, target in config.targets.items()}
 
         for raw in self.source.rows(self.storage):
             if raw.fault and config.samples.allow_damaged_shards:
                 self.damage.append(f"{raw.where}: {raw.fault}")
                 continue
             seen_columns.update(raw.values)
-            row, row_faults = ({}, [raw.fault]) if raw.fault else _convert(raw, theirs, config)
+            row, row_faults = ({}, [raw.fault]) if raw.fault else _convert(raw, theirs, labels)
             if row_faults:
                 fault_count += len(row_faults)
                 faults += [f"{raw.where}: {fault}" for fault in row_faults][: MAX_FAULTS_SHOWN - len(faults)]
@@ -72,6 +74,9 @@ class CheckedRows:
                 yield row
 
         missing = _missing_columns(config, theirs, seen_columns) if seen_columns else []
+        for column in labels.values():
+            missing += column.faults()
+            self.notes += column.notes()
         if seen_columns and theirs["sample_id"] not in seen_columns:
             faults, fault_count = [], 0  # every row lacks it: said once
         if given_split and drawn_split:
@@ -99,7 +104,7 @@ class CheckedRows:
         places: dict[str, list[str]] = {}
         for raw in self.source.rows(self.storage):
             with contextlib.suppress(ValueError):  # an id of another type is a fault of its own
-                if _hash(sample_id := _label(raw.values.get(column))) in suspects:
+                if _hash(sample_id := label(raw.values.get(column))) in suspects:
                     places.setdefault(sample_id, []).append(raw.where)
         return [
             f"{column} {sample_id!r} stands at {', '.join(where[:5])}" + (" …" if len(where) > 5 else "")
@@ -137,7 +142,9 @@ def _missing_columns(config: Config, theirs: dict[str, str], seen: set[str]) -> 
     return faults
 
 
-def _convert(raw: RawRow, theirs: dict[str, str], config: Config) -> tuple[dict[str, Any], list[str]]:
+def _convert(
+    raw: RawRow, theirs: Mapping[str, str], labels: Mapping[str, LabelColumn]
+) -> tuple[dict[str, Any], list[str]]:
     row: dict[str, Any] = {}
     faults: list[str] = []
     for ours, column in theirs.items():
@@ -145,7 +152,7 @@ def _convert(raw: RawRow, theirs: dict[str, str], config: Config) -> tuple[dict[
         if value == "" or (isinstance(value, float) and math.isnan(value)):
             value = None
         try:
-            row[ours] = _typed(ours, value, config, raw.folder)
+            row[ours] = _typed(ours, value, labels, raw.folder)
         except ValueError as error:
             row[ours] = None
             faults.append(f"{column}: {error}")
@@ -157,19 +164,16 @@ def _convert(raw: RawRow, theirs: dict[str, str], config: Config) -> tuple[dict[
     return row, faults
 
 
-def _typed(ours: str, value: Any, config: Config, folder: str) -> Any:
+def _typed(ours: str, value: Any, labels: Mapping[str, LabelColumn], folder: str) -> Any:
     """A manifest's value in our type; ValueError says what is wrong with it."""
     if value is None:
         return None
     if ours in ("start_s", "end_s"):
-        return _number(value)
-    if ours in config.targets:
-        kind = target_type(config.targets[ours])
-        if pa.types.is_list(kind):
-            return _labels(value)
-        return _label(value) if pa.types.is_string(kind) else _number(value)
+        return number(value)
+    if ours in labels:
+        return labels[ours].read(value)
     if ours == "sample_id":
-        return _label(value)
+        return label(value)
     if not isinstance(value, str):
         raise ValueError(f"expected text, got {value!r}")
     if ours == "split" and value not in SPLITS:
@@ -179,38 +183,6 @@ def _typed(ours: str, value: Any, config: Config, folder: str) -> Any:
     if scheme_of(value) not in SCHEMES:
         raise ValueError(f"{value}: unknown scheme {scheme_of(value)!r}; use a path or s3://")
     return join(folder, value)
-
-
-def _number(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"expected a number, got {value!r}") from None
-    if isinstance(value, bool) or not math.isfinite(number):
-        raise ValueError(f"expected a finite number, got {value!r}")
-    return number
-
-
-def _label(value: Any) -> str:
-    if isinstance(value, str | int):
-        return str(value)
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    raise ValueError(f"expected text or a whole number, got {value!r}")
-
-
-def _labels(value: Any) -> list[str]:
-    """A list, or text with `|` between the labels (and a lone `|` for none) → the labels, each once."""
-    if isinstance(value, str):
-        value = [label.strip() for label in value.split("|") if label.strip()]
-    if not isinstance(value, list):
-        raise ValueError(f"expected a list of labels, or a|b, got {value!r}")
-    labels = list(dict.fromkeys(_label(label) for label in value))
-    if len(labels) < len(value) and not all(isinstance(label, str) for label in value):
-        raise ValueError(
-            f"a number stands twice in {value!r}; of a row of 0 and 1, list the classes that are 1"
-        )
-    return labels
 
 
 def _hash(sample_id: str) -> int:
