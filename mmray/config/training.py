@@ -11,13 +11,14 @@ class TrainConfig(Section):
     """How the fusion model learns."""
 
     workers: Positive | Auto = "auto"
-    """DDP workers; auto: one a GPU, else 2 (or 1 on a single CPU)."""
+    """DDP workers; auto: one a GPU, else 2 (or 1 on a single CPU). Their number changes no gradient but by
+    the draws of dropout, which each worker makes for itself."""
     min_workers: Positive | None = None
-    """Set: elastic, from so many up to `workers`, as machines come and go; the result stays the same."""
+    """Set: elastic, from so many up to `workers`, as machines come and go."""
     cpus_per_worker: PositiveFloat | Auto = "auto"
     epochs: Positive = 30
     batch_size: Positive = 32
-    """Of all workers together: the result does not depend on how many there are."""
+    """Rows of a step, of all workers together."""
     accumulate: Positive = 1
     """Parts in which a worker computes its share of a batch: the same gradient in less memory."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -37,10 +38,12 @@ class TrainConfig(Section):
     freeze: list[str] = []
     """Parts of the model that keep their weights: `encoders.face`, `inputs.words`, …"""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Of the layers' matrices; biases, norms, embeddings and thresholds do not decay."""
     clip_norm: PositiveFloat | None = 1.0
     """Largest gradient norm; null: no clipping."""
     loss_weights: dict[Name, PositiveFloat] | Literal["uncertainty"] = {}
-    """Weight of each target's loss (1 where not named), or `uncertainty`: learned in training."""
+    """Weight of each target's loss (1 where not named) in what is learned, or `uncertainty`: learned as well.
+    Reported losses, and `monitor: loss`, count every target as 1."""
     patience: Positive = 5
     """Epochs without a better `monitor` before training stops."""
     monitor: str = "loss"

@@ -155,7 +155,13 @@ def plan_train(config: TrainConfig, nodes: list[Node]) -> Workers:
         count = gpu_count or min(2, max(1, math.floor(cpu_count)))
     if config.min_workers:
         return _plan_elastic(config, config.min_workers, max(count, config.min_workers), nodes)
-    gpu = 0 < count <= gpu_count
+    if 0 < gpu_count < count:
+        raise PlanError(
+            f"train.workers {count} is more than the {gpu_count} GPU(s) of this cluster, of which a worker has "
+            f"one; set train.workers to {gpu_count} or auto, or hide the GPUs when Ray starts "
+            "(CUDA_VISIBLE_DEVICES=) to train on CPUs"
+        )
+    gpu = gpu_count > 0
     cpus = config.cpus_per_worker
     if cpus == "auto":
         # A whole CPU each where they last; else equal shares, cut down so that rounding cannot overbook.

@@ -108,7 +108,8 @@ class BottleneckFusion(nn.Module):
     ):
         super().__init__()
         self.project = _positioned(widths, hidden)
-        self.tokens = nn.Parameter(0.02 * torch.randn(bottlenecks, hidden))
+        self.tokens = nn.Embedding(bottlenecks, hidden)
+        nn.init.normal_(self.tokens.weight, std=0.02)
         self.blocks = NamedModules(
             {
                 name: nn.ModuleList(AttentionBlock(hidden, heads, dropout) for _ in range(layers))
@@ -124,7 +125,7 @@ class BottleneckFusion(nn.Module):
         names = self.project.names
         z = {name: self.project[name](steps[name]) for name in names}
         present = torch.stack([steps[name].mask_BT.any(1) for name in names])
-        tokens_BNF = self.tokens.expand(present.shape[1], -1, -1)
+        tokens_BNF = self.tokens.weight.expand(present.shape[1], -1, -1)
         for layer in range(self.n_layers):
             passed = []
             for name in names:

@@ -1,12 +1,11 @@
-"""Outputs for a whole split → its loss and metrics, the best epoch so far, the report on the test split."""
+"""Outputs for a whole split → its loss and metrics, the report on the test split."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
-from mmray.config.metrics import lower_is_better, main_metric
+from mmray.config.metrics import main_metric
 from mmray.training.aggregate import bootstrap_interval, row_scores
 from mmray.training.batches import Examples
 from mmray.training.codes import ClassCodes, LevelCodes, TargetCodes, known
@@ -14,7 +13,7 @@ from mmray.training.losses import Objective, loss_divisors, loss_sums
 from mmray.training.metrics import confusion_matrix, target_metrics
 from mmray.training.spec import ModelSpec
 
-__all__ = ["standing", "test_report", "validation_metrics"]
+__all__ = ["test_report", "validation_metrics"]
 
 
 def validation_metrics(
@@ -31,18 +30,6 @@ def validation_metrics(
         metrics = target_metrics(codes, outputs[name][known(truth)], truth[known(truth)])
         results |= {f"val/{name}/{metric}": value for metric, value in metrics.items()}
     return results
-
-
-def standing(history: Sequence[Mapping[str, float]], monitor: str) -> dict[str, float]:
-    """`best_epoch` (from 1; the first of equals) and `bad_epochs` since, by `loss` or `<target>/<metric>`.
-
-    An undefined value is never better than a defined one.
-    """
-    key = "val_loss" if monitor == "loss" else f"val/{monitor}"
-    sign = 1 if lower_is_better(key) else -1
-    scores = [math.inf if math.isnan(epoch[key]) else sign * epoch[key] for epoch in history]
-    best = scores.index(min(scores)) + 1
-    return {"best_epoch": best, "bad_epochs": len(history) - best}
 
 
 def test_report(

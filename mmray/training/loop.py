@@ -5,16 +5,19 @@ Each epoch: train on the global batches all ranks agree on, predict every labell
 weights, report. At the end the best weights meet the test split, once.
 
 Two workers learn what one would: a loss is divided by the weight of the known targets in the *global*
-batch and multiplied by the number of workers, which DDP's averaging of gradients takes back.
+batch and multiplied by the number of workers, which DDP's averaging of gradients takes back. What holds:
+without dropout, one and several workers have the same gradients, up to rounding. With dropout (of layers or
+of modalities) each worker draws masks of its own: the same distribution, other draws, so that another number
+of workers is as another seed.
 
-Every epoch seeds its generators from (seed, epoch, rank): the same config gives the same bits on a CPU,
-also when it was interrupted and resumed.
+Every epoch seeds its generators from (seed, epoch, rank): the same config and number of workers give the
+same bits on a CPU, also when interrupted and resumed.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +30,9 @@ from mmray.fusion.model import FusionModel
 from mmray.training.batches import Examples, FeatureSet
 from mmray.training.checkpoint import Snapshot, load_snapshot, load_weights, require_same_training
 from mmray.training.codes import known
-from mmray.training.evaluation import standing, test_report, validation_metrics
+from mmray.training.evaluation import test_report, validation_metrics
 from mmray.training.losses import Objective, loss_divisors, loss_sums
+from mmray.training.monitor import monitored, never_defined, standing, undefined_by_truths
 from mmray.training.optimization import Optimization
 from mmray.training.predict import model_outputs
 from mmray.training.ranks import Worker
@@ -57,6 +61,8 @@ class FitResult:
     """{split: {rows, no_modality, no_target, used}}; `used`: trained on, or compared with a known truth."""
     transfer: Transfer | None = None
     """What the model took from another one, before training."""
+    warnings: list[str] = field(default_factory=list)
+    """What is odd about the data, in words."""
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -98,18 +104,19 @@ def fit(
     With `world_size` > 1 every rank calls this with the same arguments but `rank` and `device`, inside an
     initialised `torch.distributed` process group. Reported metrics: `epoch`, `train_loss`, `val_loss`,
     `val/<target>/<metric>`, `best_epoch`, `bad_epochs`, `seconds`. A loss is the weighted sum over targets
-    of the mean over the known truths (`mmray.training.losses`).
+    of the mean over the known truths, reported with a weight of 1 each (`mmray.training.losses`).
 
     `resume` is a checkpoint of this run, `initialize_from` one of another (`train_config.initialize_from` as
     a local folder), whose weights are the start of this one.
 
     Raises:
-        SamplesError: where the train or val split has nothing to learn or compare with, or a label is new.
+        SamplesError: where the train or val split has nothing to learn or compare with, a label is new, no
+            row to train on has a feature, or `monitor` is undefined.
         TableError: where a checkpoint is incomplete, `resume` belongs to another run, or no weight of
             `initialize_from` fits.
         ConfigError: where a part to freeze, or with a learning rate of its own, is not one of the model's.
         PlanError: where float16 is asked for without a GPU.
-        MmrayError: where the loss is no longer finite.
+        MmrayError: where the loss is no longer finite, or no epoch has a value of `monitor`.
 
     """
     worker = Worker(rank, world_size, device)
@@ -120,6 +127,11 @@ def fit(
     feed = open_feed(spec, data)
     truths = Examples({}, feed.targets)
     rows, counts = _usable_rows(feed, index.split)
+    _require_features(list(spec.shapes), feed.present[rows["train"]])
+    val_truths = {name: truth[rows["val"]] for name, truth in feed.targets.items()}
+    undefined = undefined_by_truths(spec.targets, val_truths, train_config.monitor) if rank == 0 else None
+    if undefined := worker.from_first(undefined):
+        raise SamplesError(undefined)
 
     _seed(train_config.seed, 0, 0)
     model = spec.build()
@@ -168,12 +180,16 @@ def fit(
             results |= standing([*history, results], train_config.monitor)
             results["seconds"] = time.perf_counter() - started
         results = worker.from_first(results)
+        if not math.isfinite(results["val_loss"]):
+            raise MmrayError(_diverged(epoch, outputs, index.sample_ids[rows["val"]], train_config))
         history.append(results)
         if results["best_epoch"] == epoch:
             best_weights = _copy(model.state_dict())
         snapshot = Snapshot(spec, best_weights, history, model.state_dict(), optimization.state_dict())
         report(dict(results), snapshot.save if rank == 0 else None)
 
+    if all(math.isnan(monitored(epoch, train_config.monitor)) for epoch in history):
+        raise MmrayError(never_defined(train_config.monitor, len(history)))
     current = _copy(model.state_dict())
     model.load_state_dict(best_weights)
     test: dict[str, dict] = {}
@@ -183,7 +199,7 @@ def fit(
             test = test_report(spec, truths, feed.present, in_train, rows["test"], outputs)
         test = worker.from_first(test)
     snapshot = Snapshot(spec, best_weights, history, current, optimization.state_dict(), test)
-    return FitResult(model.eval(), snapshot, counts, transfer)
+    return FitResult(model.eval(), snapshot, counts, transfer, _without_truth(feed.targets, rows))
 
 
 def _usable_rows(feed: Feed, split: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, dict[str, int]]]:
@@ -205,6 +221,43 @@ def _usable_rows(feed: Feed, split: np.ndarray) -> tuple[dict[str, np.ndarray], 
         if not counts[name]["used"]:
             raise SamplesError(f"the {name} split has no usable sample: {counts[name]}")
     return rows, counts
+
+
+def _require_features(features: Sequence[str], present_NM: np.ndarray) -> None:
+    """Each feature must be there in some row to train on: nothing could learn to read it."""
+    if never := [name for name, some in zip(features, present_NM.any(axis=0)) if not some]:
+        names = ", ".join(never)
+        raise SamplesError(
+            f"feature {names}: no labelled row of the train split has it, so nothing can learn to read it; "
+            f"leave {names} out of `features`, or look at why it is missing there"
+        )
+
+
+def _without_truth(targets: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray]) -> list[str]:
+    """Targets of which a split knows no truth: they are in no metric of it."""
+    return [
+        f"target {name} is unknown in all {len(rows[split])} {split} rows: no {split} metric is about it"
+        for split in ("val", "test")
+        for name, values in targets.items()
+        if len(rows[split]) and not known(values[rows[split]]).any()
+    ]
+
+
+def _diverged(epoch: int, outputs: Mapping[str, np.ndarray], ids: np.ndarray, config: TrainConfig) -> str:
+    """The message for a validation loss that is not finite."""
+    finite = np.all([np.isfinite(y).all(axis=1) for y in outputs.values()], axis=0)
+    if finite.all():
+        where = "its outputs are too far from the truths"
+    elif finite.any():
+        where = (
+            f"the outputs of {(~finite).sum()} validation rows are not finite, for example {ids[~finite][0]}"
+        )
+    else:
+        where = "no output is finite"
+    return (
+        f"epoch {epoch}: the validation loss is not finite: {where}; lower train.learning_rate (now "
+        f"{config.learning_rate:g}), set train.clip_norm, or look for extreme values in features and targets"
+    )
 
 
 def _statistics(

@@ -147,11 +147,12 @@ class Objective:
         return factor * (-log_variance).exp() * loss + share * regularizer
 
     def value(self, sums: Mapping[str, float], divisors: Mapping[str, float]) -> float:
-        """The loss to report and to choose an epoch by: fused outputs only, fixed weights (learned: 1).
+        """The loss to report and to choose an epoch by: that of the fused outputs, every target's counts 1.
 
-        What learned weights do to a loss says nothing about the model.
+        Neither given nor learned weights change it: what they do to a loss says nothing about the model, and
+        models that differ in them can be compared.
         """
-        return sum(self._fixed(name) * sums[name] / (divisors[name] or 1.0) for name in self.spec.targets)
+        return sum(sums[name] / (divisors[name] or 1.0) for name in self.spec.targets)
 
     def _fixed(self, target: str) -> float:
         weights = self.spec.train.loss_weights

@@ -7,6 +7,9 @@ The learning rate is a closed form of the step's number, so there is no schedule
 
 for step t of T, the first w of which are warm-up (Goyal et al. 2017, "Accurate, large minibatch SGD", for
 the rise; Loshchilov & Hutter 2017, "SGDR", for the cosine). AdamW: Loshchilov & Hutter 2019.
+
+float16 multiplies the loss with a scale; a step that overflows is skipped and halves it (Micikevicius et al.
+2018, "Mixed precision training"). Where every step does, it is the loss itself that is not finite.
 """
 
 import math
@@ -20,6 +23,9 @@ from mmray.errors import PlanError
 from mmray.training.transfer import parameters_of
 
 __all__ = ["Optimization", "rate_factor"]
+
+MAX_SKIPPED = 24
+"""Steps in a row that float16 may skip: halved so often its scale, 2^16 at first, is below 1/100."""
 
 
 def rate_factor(step: int, steps: int, warmup: float, schedule: str) -> float:
@@ -63,10 +69,11 @@ class Optimization:
         self.clip_norm = math.inf if clip_norm is None else clip_norm
         self.dtype = None if precision == "float32" else getattr(torch, precision)
         self.scaler = torch.GradScaler(self.kind, enabled=precision == "float16")
-        groups = parameters_of(model, learning_rate, learning_rates or {})
+        groups = parameters_of(model, learning_rate, learning_rates or {}, weight_decay)
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.base_rates = [group["lr"] for group in groups]
-        self.adamw = torch.optim.AdamW(groups, weight_decay=weight_decay)
+        self.adamw = torch.optim.AdamW(groups)
+        self.skipped = 0
 
     def autocast(self) -> AbstractContextManager:
         """Where the forward pass runs in the chosen precision."""
@@ -79,19 +86,21 @@ class Optimization:
     def step(self, number: int) -> bool:
         """Change the weights by the gradients added up, in step `number` from 0; forget the gradients.
 
-        False, and nothing changed, where they are not finite; with float16 that only lowers its scale.
+        False, and nothing changed, where they are not finite; with float16 only after `MAX_SKIPPED` such
+        steps in a row, each of which lowers its scale.
         """
         factor = rate_factor(number, self.steps, self.warmup, self.schedule)
         for group, base in zip(self.adamw.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
         self.scaler.unscale_(self.adamw)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        usable = self.scaler.is_enabled() or bool(torch.isfinite(norm))
-        if usable:
+        finite = bool(torch.isfinite(norm))
+        self.skipped = 0 if finite else self.skipped + 1
+        if finite or self.scaler.is_enabled():
             self.scaler.step(self.adamw)
             self.scaler.update()
         self.adamw.zero_grad()
-        return usable
+        return finite or (self.scaler.is_enabled() and self.skipped < MAX_SKIPPED)
 
     def state_dict(self) -> dict:
         """AdamW's moments and the scale of float16."""

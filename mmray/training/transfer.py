@@ -64,8 +64,14 @@ def freeze(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
     return frozen
 
 
-def parameters_of(model: nn.Module, rate: float, rates: Mapping[str, float]) -> list[dict]:
-    """Parameter groups {params, lr} of what is not frozen; a part within another has its own rate.
+def parameters_of(
+    model: nn.Module, rate: float, rates: Mapping[str, float], weight_decay: float = 0.0
+) -> list[dict]:
+    """Parameter groups {params, lr, weight_decay} of what is not frozen.
+
+    A part within another has its own rate. Only the matrices of layers decay: not biases, the scales of
+    norms, embeddings, thresholds between levels or the weights of losses, which are no larger for being
+    wrong.
 
     Raises:
         ConfigError: naming every name that is no part of the model, or where all of it is frozen.
@@ -79,10 +85,14 @@ def parameters_of(model: nn.Module, rate: float, rates: Mapping[str, float]) -> 
         for parameter in chosen[name].parameters():
             if parameter in rate_of:
                 rate_of[parameter] = rates[name]
-    return [
-        {"params": [parameter for parameter, own in rate_of.items() if own == value], "lr": value}
-        for value in dict.fromkeys(rate_of.values())
-    ]
+    embeddings = {
+        p for module in model.modules() if isinstance(module, nn.Embedding) for p in [module.weight]
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter, own in rate_of.items():
+        decay = weight_decay if parameter.ndim > 1 and parameter not in embeddings else 0.0
+        groups.setdefault((own, decay), []).append(parameter)
+    return [{"params": group, "lr": own, "weight_decay": decay} for (own, decay), group in groups.items()]
 
 
 @dataclass(frozen=True)

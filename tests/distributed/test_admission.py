@@ -92,6 +92,12 @@ def test_training_takes_two_workers_where_it_can(cpus, count, each):
     assert (workers.count, workers.cpus, workers.gpu) == (count, each, False)
 
 
+def test_more_workers_than_gpus_are_refused():
+    with pytest.raises(PlanError, match=r"train.workers 3 is more than the 2 GPU"):
+        plan_train(TrainConfig(workers=3), [Node(8, 2)])
+    assert plan_train(TrainConfig(workers=1), [Node(8, 2)]).gpu
+
+
 def test_training_shares_a_cpu_among_the_workers_asked_for():
     workers = plan_train(TrainConfig(workers=3), [Node(1)])
     assert (workers.count, workers.cpus) == (3, 0.33)

@@ -209,7 +209,7 @@ def test_bottleneck_passes_only_the_mean_of_the_tokens(steps, names):
     for row in range(ROWS):
         values, _ = row_of(steps, row)
         z = {name: positioned(fusion.project[name], values[name]) for name in names if len(values[name])}
-        tokens = fusion.tokens.detach().numpy()
+        tokens = fusion.tokens.weight.detach().numpy()
         for layer in range(3):
             passed = []
             for name in z:

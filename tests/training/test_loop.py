@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from mmray.errors import MmrayError, SamplesError, TableError
 from mmray.training.batches import FeatureSet, Ragged
 from mmray.training.checkpoint import load_snapshot
 from mmray.training.codes import NumberCodes
-from mmray.training.evaluation import standing
 from mmray.training.loop import FitResult, fit
 from mmray.training.predict import model_outputs
 
@@ -172,20 +169,50 @@ def test_features_that_are_not_finite_are_named(data, targets):
         fit(model_config(), train_config(), data, FEATURES, targets)
 
 
+def test_losses_that_are_reported_do_not_depend_on_their_weights(data, targets):
+    """One batch, no dropout: the first epoch's training loss is that of the same fresh weights."""
+    losses = {
+        str(weights): fit(
+            model_config(dropout=0),
+            train_config(epochs=1, batch_size=1000, loss_weights=weights),
+            data,
+            FEATURES,
+            targets,
+        ).history[0]["train_loss"]
+        for weights in ({}, {"mood": 1e-3}, {"mood": 7.0, "score": 1e-3}, "uncertainty")
+    }
+    assert len({round(loss, 5) for loss in losses.values()}) == 1, losses
+
+
+def test_a_validation_loss_that_is_not_finite_names_a_row(data, targets):
+    in_val = (data.split == "val") & (data.features["video"].lengths > 0)
+    in_val &= data.targets["mood"] != None  # noqa: E711
+    row = int(np.flatnonzero(in_val)[0])
+    data.features["video"].values[data.features["video"].offsets[row]] = np.inf
+    with pytest.raises(MmrayError, match=f"validation loss is not finite.*{data.sample_ids[row]}"):
+        fit(model_config(), train_config(), data, FEATURES, targets)
+
+
+def test_a_feature_that_no_train_row_has_is_refused_by_name(data, targets):
+    audio = data.features["audio"]
+    lengths = np.where(data.split == "train", 0, audio.lengths)
+    rest = Ragged(audio.take(np.flatnonzero(data.split != "train")).values, np.cumsum(np.r_[0, lengths]))
+    data = FeatureSet(data.sample_ids, data.split, {**data.features, "audio": rest}, data.targets)
+    with pytest.raises(SamplesError, match="feature audio: no labelled row of the train split"):
+        fit(model_config(), train_config(), data, FEATURES, targets)
+
+
+def test_a_target_unknown_in_test_is_told_and_the_other_judged(data, targets):
+    score = np.where(data.split == "test", np.nan, data.targets["score"])
+    data = FeatureSet(data.sample_ids, data.split, data.features, {**data.targets, "score": score})
+    result = fit(model_config(), train_config(), data, FEATURES, targets)
+    (told,) = result.warnings
+    assert told.startswith("target score is unknown in all")
+    assert result.test["score"]["rows"] == 0
+    assert result.test["mood"]["metrics"]["accuracy"] >= 0
+
+
 # ------------------------------------------------------------------------------------ early stopping
-
-
-def test_standing_follows_the_monitor():
-    history = [
-        {"val_loss": 3.0, "val/mood/accuracy": 0.5, "val/score/correlation": math.nan},
-        {"val_loss": 1.0, "val/mood/accuracy": 0.5, "val/score/correlation": -0.3},
-        {"val_loss": 2.0, "val/mood/accuracy": 0.7, "val/score/correlation": math.nan},
-    ]
-    assert standing(history, "loss") == {"best_epoch": 2, "bad_epochs": 1}
-    assert standing(history, "mood/accuracy") == {"best_epoch": 3, "bad_epochs": 0}
-    assert standing(history[:2], "mood/accuracy") == {"best_epoch": 1, "bad_epochs": 1}
-    assert standing(history, "score/correlation") == {"best_epoch": 2, "bad_epochs": 1}
-    assert standing(history[:1], "score/correlation") == {"best_epoch": 1, "bad_epochs": 0}
 
 
 def test_training_stops_after_patience_and_keeps_the_best_weights(data, targets, tmp_path):

@@ -8,9 +8,11 @@ import torch
 
 from mmray.config import ModelConfig, TrainConfig
 from mmray.errors import PlanError
+from mmray.fusion.build import ModalityShape, build_model
+from mmray.fusion.heads import Thresholds
 from mmray.training.batches import FeatureSet
 from mmray.training.loop import fit
-from mmray.training.optimization import Optimization, rate_factor
+from mmray.training.optimization import MAX_SKIPPED, Optimization, rate_factor
 
 FEATURES = ["audio", "video", "words"]
 HIDDEN = {"hidden": 8, "dropout": 0.0}
@@ -57,7 +59,11 @@ def test_steps_are_those_of_adamw_with_that_rate():
     plain.load_state_dict(ours.state_dict())
     schedule = {"steps": 10, "warmup": 2.0, "schedule": "cosine"}
     tested = Optimization(ours, "cpu", **schedule, learning_rate=0.1, weight_decay=0.1, clip_norm=0.5)
-    adamw = torch.optim.AdamW(plain.parameters(), lr=0.1, weight_decay=0.1)
+    groups = [
+        {"params": [plain.weight], "weight_decay": 0.1},
+        {"params": [plain.bias], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=0.1)
     for step in range(10):
         x = torch.randn(4, 3)
         tested.backward(ours(x).square().sum())
@@ -65,9 +71,52 @@ def test_steps_are_those_of_adamw_with_that_rate():
         adamw.zero_grad()
         plain(x).square().sum().backward()
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
-        adamw.param_groups[0]["lr"] = 0.1 * rate_factor(step, **schedule)
+        for group in adamw.param_groups:
+            group["lr"] = 0.1 * rate_factor(step, **schedule)
         adamw.step()
     torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=0, atol=0)
+
+
+def test_only_the_matrices_of_layers_decay():
+    """Without a gradient AdamW does nothing but decay: what moved in such a step is what decays."""
+    widths = {"mood": 2, "grade": Thresholds(2)}
+    shapes = {"audio": ModalityShape("vectors", 3), "words": ModalityShape("words", 9)}
+    config = {
+        "encoders": {"audio": {"kind": "lstm", "hidden": 8}, "words": {"kind": "transformer", "hidden": 8}},
+        "fusion": {"kind": "bottleneck", "hidden": 8},
+        "embedding": 8,
+    }
+    model = build_model(ModelConfig.model_validate(config), shapes, widths, learned_weights=True)
+    for parameter in model.parameters():
+        torch.nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    Optimization(model, "cpu", steps=9, learning_rate=0.1, weight_decay=0.5).step(0)
+    moved = {name for name, weights in model.named_parameters() if (weights != 1).any()}
+    still = {name for name, _ in model.named_parameters()} - moved
+    norms = {n for n, m in model.named_modules() if isinstance(m, torch.nn.LayerNorm)}
+    kept = {f"{norm}.weight" for norm in norms} | {n for n, _ in model.named_parameters() if "bias" in n}
+    kept |= {n for n, _ in model.named_parameters() if n.startswith("log_variance")}
+    kept |= {"inputs.words_.weight", "fusion.fusion.tokens.weight"}
+    kept |= {"fusion.heads.targets.grade_.first", "fusion.heads.targets.grade_.steps"}
+    assert still == kept
+    assert "fusion.heads.targets.mood_.weight" in moved
+
+
+def test_float16_gives_up_on_a_loss_that_is_never_finite_and_lives_through_a_few():
+    model = torch.nn.Linear(3, 1)
+    tested = Optimization(model, "cpu", steps=200, learning_rate=0.1)
+    tested.scaler = torch.GradScaler("cpu")  # as of precision float16, which itself needs a GPU
+
+    def step(number: int, factor: float) -> bool:
+        tested.backward(model(torch.ones(2, 3)).sum() * factor)
+        return tested.step(number)
+
+    before = model.weight.clone()
+    assert all(step(i, math.nan) for i in range(MAX_SKIPPED - 1))
+    assert torch.equal(model.weight, before)
+    assert step(30, 1.0)
+    assert not torch.equal(model.weight, before)
+    assert [step(40 + i, math.inf) for i in range(MAX_SKIPPED)] == [True] * (MAX_SKIPPED - 1) + [False]
 
 
 @pytest.mark.parametrize("accumulate", [2, 5, 100])
