@@ -157,8 +157,8 @@ def plan_train(config: TrainConfig, nodes: list[Node]) -> Workers:
         return _plan_elastic(config, config.min_workers, max(count, config.min_workers), nodes)
     if 0 < gpu_count < count:
         raise PlanError(
-            f"train.workers {count} is more than the {gpu_count} GPU(s) of this cluster, of which a worker has "
-            f"one; set train.workers to {gpu_count} or auto, or hide the GPUs when Ray starts "
+            f"train.workers {count} is more than the {gpu_count} GPU(s) of this cluster, each worker has "
+            f"one: set train.workers to {gpu_count} or auto, or hide the GPUs when Ray starts "
             "(CUDA_VISIBLE_DEVICES=) to train on CPUs"
         )
     gpu = gpu_count > 0
