@@ -1,23 +1,79 @@
 """mmray: media files in, fused predictions out, on Ray.
 
-The journey, one line a module:
+    import mmray
 
-    config      YAML → one strict, typed description of the whole project
-    errors      every fault the user can act on, as one tree
-    storage     a path, local or s3:// → a filesystem; atomic writes, local copies of media
-    uris        what a path, s3:// or a member of an archive says
-    s3          what the faults of S3 mean: try again, give one object up, stop
-    tables      names, types and shapes of the sample, feature and prediction tables
-    samples     manifests, tar shards or a folder → partitions that never change for the same source
-    decode      media bytes → frames, waveforms, words
-    encode      frames, waveforms, words → feature vectors over time
-    extraction  one partition of samples → one feature table file
-    accounting  what each partition took and what failed → what the whole run did
-    fusion      feature vectors → encoders + fusion + heads → predictions
-    learn       feature tables → batches → a trained model, its metrics and its checkpoint
-    plan        a config and a cluster's resources → actors and workers that are sure to fit
+    config = mmray.load_config("mmray.yaml", {"train.epochs": 20})
+    mmray.check(config)               # faults that would stop a run, found before it costs anything
+    mmray.extract(config)             # media → features
+    results = mmray.train(config)     # features → a fusion model and its metrics on the test split
+    mmray.score(config)               # model + features → predictions
+    mmray.report(config)              # all of it → one HTML page
 
-Only `distributed` and `stages` import Ray; `stages` has a file a command.
+A stage takes a `Config` or the path of a YAML file, goes on where it was left, and returns its summary as
+plain values. With `address` (or RAY_ADDRESS) it runs on that Ray cluster, else on a Ray it starts here.
+Every fault that a user can mend is an `MmrayError`.
+
+    config       YAML → one strict, typed description of the whole project
+    errors       every fault the user can act on, as one tree
+    storage      a path, local or s3:// → a filesystem; atomic writes; media as local files
+    samples      manifests, tar shards, folders, arrays → the index of samples
+    decode       media bytes → frames, waveforms, pictures; in a child that can be killed
+    features     a kind of feature a file: what is taken from a sample's media
+    tables       names, types, identities and part files of every table
+    targets      a kind of target a file: what is predicted
+    fusion       encoders + fusion + heads → predictions
+    training     feature tables → batches → a trained model
+    distributed  Ray: connecting, pools of actors, what fits, progress
+    stages       a command a file
+    results      tables, figures, the report's page
+
+Only `distributed` and `stages` import Ray, and nothing is imported before it is used.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mmray.config import Config, load_config
+    from mmray.errors import MmrayError
+    from mmray.stages.check import check
+    from mmray.stages.compare import compare
+    from mmray.stages.extract import extract
+    from mmray.stages.import_features import import_features
+    from mmray.stages.report import report
+    from mmray.stages.run import run
+    from mmray.stages.score import score
+    from mmray.stages.train import train
+    from mmray.stages.tune import tune
+
+__all__ = [
+    "Config",
+    "MmrayError",
+    "check",
+    "compare",
+    "extract",
+    "import_features",
+    "load_config",
+    "report",
+    "run",
+    "score",
+    "train",
+    "tune",
+]
+
+_HOMES = {"Config": "mmray.config", "load_config": "mmray.config", "MmrayError": "mmray.errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first asked for: a stage of that name is in `mmray.stages`."""
+    if name not in __all__:
+        raise AttributeError(f"module 'mmray' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES.get(name, f"mmray.stages.{name}")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,76 +1,108 @@
 """The command line: `mmray STAGE CONFIG [section.key=value …]`.
 
-Exit codes: 0 done; 1 a fault the user can act on, told in one line or list; 2 wrong usage; 130 interrupted.
-A command reads the config before it imports what does the work, so that help, `init` and a config fault
-answer at once.
+A stage is a row of `STAGES`; its command calls the function of that name in `mmray`. The config is read
+before anything that does work is imported, so that help, `init` and a config fault answer at once.
+
+Exit codes: 0 done; 1 a fault the user can mend, told in one line or list; 2 wrong usage; 75 try again (a node
+lost, storage out of reach); 130 and 143 ended by Ctrl-C or SIGTERM.
 """
 
-import json
+import os
+import signal
 import sys
 from collections.abc import Callable
-from enum import StrEnum
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import FrameType
+from typing import Any, NoReturn
 
-import typer
+import click
 
+import mmray
 from mmray.errors import MmrayError
 
-if TYPE_CHECKING:
-    from mmray.config import Config
+__all__ = ["STAGES", "Stage", "main"]
 
-INTERRUPTED = 130  # what typer makes of Ctrl-C
-
-app = typer.Typer(
-    name="mmray",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Multimodal media to features, fusion models, sweeps and predictions, on Ray.",
+CONFIG = click.Argument(["config"], metavar="CONFIG", type=click.Path(path_type=Path))
+OVERRIDES = click.Argument(["overrides"], metavar="[section.key=value]…", nargs=-1)
+ADDRESS = click.Option(
+    ["--address"], envvar="RAY_ADDRESS", help="A Ray cluster; without one, a Ray is started here."
+)
+JSON = click.Option(["--json", "as_json"], is_flag=True, help="The summary as JSON on stdout.")
+RETRY_FAILED = click.Option(
+    ["--retry-failed"], is_flag=True, help="Do the rows that failed again, and only them."
 )
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The project's YAML file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="section.key=value", help="Settings in place of the file's."),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster; without one, a Ray is started here."),
-]
-Json = Annotated[bool, typer.Option("--json", help="The summary as JSON on stdout.")]
-RetryFailed = Annotated[
-    bool, typer.Option("--retry-failed", help="Of extract: do the rows that failed again, and only them.")
-]
+
+@dataclass(frozen=True)
+class Stage:
+    """A command that takes a config: what it does, whether it runs on Ray, and options of its own.
+
+    An option is an argument of the stage's function, given only where it is set.
+    """
+
+    name: str
+    does: str
+    on_ray: bool = True
+    options: tuple[click.Option, ...] = ()
 
 
-class Stage(StrEnum):
-    """What can be submitted to a cluster."""
+STAGES = (
+    Stage(
+        "check",
+        "Look before you run: all faults that can be found now. Config, storage, samples and labels; a few "
+        "samples decoded and encoded; the plan.",
+        on_ray=False,
+    ),
+    Stage(
+        "extract",
+        "Media → features, on Ray Data. What is there is left, what is missing is done.",
+        options=(RETRY_FAILED,),
+    ),
+    Stage(
+        "import-features",
+        "Features made elsewhere → feature tables. Reads .pkl, .npz, .h5, tables.",
+        on_ray=False,
+    ),
+    Stage("train", "Features → a fusion model and its metrics, on Ray Train."),
+    Stage("tune", "Search settings, on Ray Tune; writes the best config."),
+    Stage("compare", "Models × seeds → one table of what each is worth."),
+    Stage("score", "Features and model → predictions, on Ray Data."),
+    Stage("report", "All that was done so far as one HTML page.", on_ray=False),
+    Stage("run", "Extract, train, score and report, one after the other."),
+)
 
-    extract = "extract"
-    train = "train"
-    tune = "tune"
-    compare = "compare"
-    score = "score"
-    report = "report"
-    run = "run"
+
+class Journey(click.Group):
+    """Commands in the order in which they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    "mmray", cls=Journey, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(mmray.__version__, prog_name="mmray")
+def app() -> None:
+    """Multimodal media to features, fusion models, sweeps and predictions, on Ray."""
 
 
 @app.command()
-def demo(
-    out: Annotated[str, typer.Option(help="Folder for the clips and all results.")] = "runs/demo",
-    clips: Annotated[int, typer.Option(min=40, help="How many clips to generate.")] = 240,
-    address: Address = None,
-) -> None:
-    """Generate small clips and take them through every stage: minutes on two cores, no network."""
+@click.option("--out", default="runs/demo", show_default=True, help="Folder for the clips and all results.")
+@click.option("--clips", type=click.IntRange(min=40), default=240, show_default=True, help="How many.")
+@click.option("--address", envvar="RAY_ADDRESS", help="A Ray cluster; without one, a Ray is started here.")
+def demo(out: str, clips: int, address: str | None) -> None:
+    """All stages on small generated clips. Minutes on two cores, no network."""
     from mmray.stages.demo import run_demo
 
     run_demo(out, clips, address)
 
 
 @app.command()
-def init(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path()) -> None:
+@click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=".")
+def init(folder: Path) -> None:
     """Write a commented starter config, mmray.yaml."""
     from mmray.storage.filesystem import Storage
 
@@ -78,175 +110,149 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path()) -> Non
     if target.exists():
         raise MmrayError(f"{target} is already there; it is left as it is")
     Storage().write(str(target), files("mmray.assets").joinpath("starter.yaml").read_bytes())
-    typer.echo(f"wrote {target}\nedit it, then: mmray check {target}")
+    click.echo(f"wrote {target}\nedit it, then: mmray check {target}")
+
+
+def _command(stage: Stage) -> click.Command:
+    """`mmray STAGE CONFIG [section.key=value …]`."""
+
+    def run(config: Path, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
+        loaded = mmray.load_config(config, overrides)
+        function = getattr(mmray, stage.name.replace("-", "_"))
+        given = {name: value for name, value in options.items() if value}
+        if stage.name == "run" and not as_json:
+            given["show"] = lambda name, summary: _show(name, summary, str(config))
+        summary = function(loaded, **given)
+        if as_json:
+            _echo_json(summary)
+        elif stage.name != "run":
+            _show(stage.name, summary, str(config))
+
+    address = (ADDRESS,) if stage.on_ray else ()
+    params = [CONFIG, OVERRIDES, *address, *stage.options, JSON]
+    brief = stage.does.partition(". ")[0].rstrip(".")
+    return click.Command(stage.name, callback=run, params=list(params), help=stage.does, short_help=brief)
+
+
+for _stage in STAGES:
+    app.add_command(_command(_stage))
 
 
 @app.command()
-def check(config: ConfigPath, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Check config, storage, manifest and labels, decode a few samples, show the plan; needs no cluster."""
-    loaded = _load(config, overrides)
-    from mmray.stages.check import check as run_check
-    from mmray.stages.check import show
+@click.argument("path", metavar="PATH")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON on stdout.")
+def inspect(path: str, as_json: bool) -> None:
+    """What a table or a model holds.
 
-    _tell(run_check(loaded), as_json, lambda findings: show(findings, str(config)))
-
-
-@app.command()
-def extract(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    address: Address = None,
-    as_json: Json = False,
-    retry_failed: RetryFailed = False,
-) -> None:
-    """Media → feature table, on Ray Data; a table begun is continued, a finished one is left."""
-    loaded = _load(config, overrides)
-    from mmray import console
-    from mmray.stages.extract import extract as run_extract
-
-    summary = run_extract(loaded, address, retry_failed=retry_failed)
-    _tell(summary, as_json, lambda done: console.show("extract", done, str(config)))
-
-
-@app.command("import-features")
-def import_features(config: ConfigPath, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Features made elsewhere (.pkl, .npz, .h5, tables) → feature table, on this machine."""
-    loaded = _load(config, overrides)
-    from mmray import console
-    from mmray.stages.import_features import import_features as run_import
-
-    _tell(run_import(loaded), as_json, lambda done: console.show("import", done, str(config)))
-
-
-@app.command()
-def train(
-    config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
-) -> None:
-    """Feature table → fusion model and its test metrics, on Ray Train."""
-    loaded = _load(config, overrides)
-    from mmray import console
-    from mmray.stages.train import train as run_train
-
-    _tell(run_train(loaded, address), as_json, lambda done: console.show("train", done, str(config)))
-
-
-@app.command()
-def tune(
-    config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
-) -> None:
-    """Search the settings in `tune.space`, on Ray Tune; writes the best config."""
-    loaded = _load(config, overrides)
-    from mmray import console
-    from mmray.stages.tune import tune as run_tune
-
-    _tell(run_tune(loaded, address), as_json, lambda done: console.show("tune", done, str(config)))
-
-
-@app.command()
-def compare(
-    config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
-) -> None:
-    """Several models and seeds → one table of what each is worth, as Ray tasks; goes on where it was."""
-    loaded = _load(config, overrides)
-    from mmray import console
-    from mmray.stages.compare import compare as run_compare
-
-    _tell(run_compare(loaded, address), as_json, lambda done: console.show("compare", done, str(config)))
-
-
-@app.command()
-def score(
-    config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
-) -> None:
-    """Feature table + model → prediction table, on Ray Data."""
-    loaded = _load(config, overrides)
-    from mmray import console
-    from mmray.stages.score import score as run_score
-
-    _tell(run_score(loaded, address), as_json, lambda done: console.show("score", done, str(config)))
-
-
-@app.command()
-def report(config: ConfigPath, overrides: Overrides = None) -> None:
-    """All that was done so far as one HTML page."""
-    loaded = _load(config, overrides)
-    from mmray.stages.report import write_report
-    from mmray.storage.filesystem import Storage
-
-    typer.echo(f"report: {write_report(loaded.output, Storage(loaded.storage), loaded)}")
-
-
-@app.command()
-def run(
-    config: ConfigPath, overrides: Overrides = None, address: Address = None, as_json: Json = False
-) -> None:
-    """Extract, train, score and report, one after the other."""
-    loaded = _load(config, overrides)
-    from mmray.stages.run import run_all, run_stages
-
-    if as_json:
-        typer.echo(json.dumps(dict(run_stages(loaded, address)), ensure_ascii=False))
-    else:
-        run_all(loaded, str(config), address)
-
-
-@app.command()
-def inspect(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A project's output, a table or a model.")],
-    as_json: Json = False,
-) -> None:
-    """What a table or a model holds: counts, schema, failures by reason.
-
+    Counts, schema, failures by reason.
     For s3:// the endpoint and the keys are the environment's.
     """
-    from mmray.stages.inspect import inspect as run_inspect
+    from mmray.stages.inspect import inspect as look
     from mmray.stages.inspect import show
 
-    _tell(run_inspect(path), as_json, show)
+    found = look(path)
+    if as_json:
+        _echo_json(found)
+    else:
+        show(found)
 
 
 @app.command()
+@click.argument("stage", metavar="STAGE", type=click.Choice([stage.name for stage in STAGES if stage.on_ray]))
+@click.argument("config", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("overrides", metavar="[section.key=value]…", nargs=-1)
+@click.option(
+    "--address",
+    envvar="RAY_API_SERVER_ADDRESS",
+    default="http://127.0.0.1:8265",
+    show_default=True,
+    help="The cluster's dashboard.",
+)
+@click.option("--retry-failed", is_flag=True, help="Of extract: do the rows that failed again.")
 def submit(
-    stage: Annotated[Stage, typer.Argument(metavar="STAGE", help=f"One of {', '.join(Stage)}.")],
-    config: ConfigPath,
-    overrides: Overrides = None,
-    address: Annotated[
-        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, http://…:8265.")
-    ] = "http://127.0.0.1:8265",
-    retry_failed: RetryFailed = False,
-) -> None:
-    """Run a stage as a Ray Job: uploads code and config, streams the log, returns its exit code."""
-    if retry_failed and stage != Stage.extract:
-        raise typer.BadParameter("--retry-failed is an option of extract alone")
-    loaded = _load(config, overrides)
+    stage: str, config: Path, overrides: tuple[str, ...], address: str, retry_failed: bool
+) -> NoReturn:
+    """Run a stage on a cluster, as a Ray Job.
+
+    Uploads code and config, streams the log, returns its exit code.
+    """
+    if retry_failed and stage != "extract":
+        raise click.BadParameter("--retry-failed is an option of extract alone")
+    loaded = mmray.load_config(config, overrides)
     from mmray.stages.submit import submit as run_submit
 
     options = ["--retry-failed"] if retry_failed else []
-    raise typer.Exit(run_submit(stage.value, loaded, str(config), address, options))
+    sys.exit(run_submit(stage, loaded, str(config), address, options))
 
 
-def _load(path: Path, overrides: list[str] | None) -> "Config":
-    from mmray.config import load_config
-
-    return load_config(path, overrides or [])
+# ------------------------------------------------------------------------------------ what is told
 
 
-def _tell(summary: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
-    """A summary as one line of JSON for scripts, or as a person reads it."""
-    if as_json:
-        typer.echo(json.dumps(summary, ensure_ascii=False))
-    else:
-        show(summary)
+def _show(stage: str, summary: Any, config: str) -> None:
+    """A stage's summary as a person reads it."""
+    if stage == "check":
+        from mmray.stages.check import show
+
+        show(summary, config)
+        return
+    from mmray import console
+
+    console.show(stage, summary, config)
 
 
-def main() -> None:
+def _echo_json(value: Any) -> None:
+    """One line of strict JSON, for scripts."""
+    from mmray.storage.strict_json import dumps
+
+    click.echo(dumps(value))
+
+
+# ------------------------------------------------------------------------------------ how it ends
+
+
+def main() -> NoReturn:
     """Entry point of the `mmray` command."""
+    _end_on_signals()
     try:
-        app(prog_name="mmray")
+        app(prog_name="mmray", standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as end:
+        code = end.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
     except MmrayError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            typer.echo("interrupted; what is finished stays", err=True)
-        raise
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; what is finished stays", err=True)
+        code = 128 + signal.SIGINT
+    except Terminated:
+        click.echo("terminated; what is finished stays", err=True)
+        code = 128 + signal.SIGTERM
+    sys.exit(code)
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _end_on_signals() -> None:
+    """Ctrl-C and SIGTERM unwind the stage; a second one, while it unwinds, ends the process at once.
+
+    What Ray started here ends with this process, however it ends.
+    """
+
+    def at_once(number: int, frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    def unwind(fault: type[BaseException]) -> Callable[[int, FrameType | None], None]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, at_once)
+            raise fault
+
+        return handle
+
+    signal.signal(signal.SIGINT, unwind(KeyboardInterrupt))
+    signal.signal(signal.SIGTERM, unwind(Terminated))

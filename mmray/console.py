@@ -116,9 +116,12 @@ def _figure(value: float | None) -> str:
 def show(stage: str, summary: Mapping[str, Any], config_path: str) -> None:
     """A stage's summary: what was done, what failed, where it is, what comes next."""
     out.print(f"\n[bold]{stage}[/]")
-    _SHOW[stage](summary)
-    out.print(f"  output   {summary['output']}")
-    out.print(f"  next     {_NEXT[stage].format(config=config_path, **summary)}")
+    if stage in _SHOW:
+        _SHOW[stage](summary)
+    out.print(f"  output   {summary['output']}", markup=False, soft_wrap=True)
+    if stage in _NEXT:
+        next_command = _NEXT[stage].format(config=config_path, **summary)
+        out.print(f"  next     {next_command}", markup=False, soft_wrap=True)
 
 
 def _show_extract(summary: Mapping[str, Any]) -> None:
@@ -197,14 +200,14 @@ def _show_compare(summary: Mapping[str, Any]) -> None:
 _SHOW = {
     "compare": _show_compare,
     "extract": _show_extract,
-    "import": _show_import,
+    "import-features": _show_import,
     "train": _show_train,
     "tune": _show_tune,
     "score": _show_score,
 }
 _NEXT = {
     "extract": "mmray train {config}",
-    "import": "mmray train {config}",
+    "import-features": "mmray train {config}",
     "compare": "mmray report {config}",
     "train": "mmray score {config}",
     "tune": "mmray train {best_config}",

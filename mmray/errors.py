@@ -4,10 +4,12 @@
     ├── ConfigError           the config is wrong: all its faults at once
     ├── SamplesError          the manifest is wrong: missing, duplicate ids, missing columns, unknown labels
     ├── StorageError          a path cannot be read or written
+    │   └── UnreachableError  storage does not answer, or is too busy: exit code 75, try again
     ├── TableError            a table or checkpoint is not what the config needs (absent, other fingerprint)
     ├── PlanError             the job cannot fit the cluster: refused with the arithmetic
     ├── BudgetError           more samples failed than `max_failed_fraction` allows
-    ├── WorkerError           the processes that do the work die again and again
+    ├── WorkerError           the processes that do the work die again and again: exit code 75, try again
+    │   └── StalledError      nothing has moved for too long: exit code 75
     └── MediaError            one modality of one sample failed: becomes a row's error, never ends a job
 
 Anything else that escapes is a bug in mmray and shows its traceback.
@@ -23,8 +25,10 @@ __all__ = [
     "PlanError",
     "Reason",
     "SamplesError",
+    "StalledError",
     "StorageError",
     "TableError",
+    "UnreachableError",
     "WorkerError",
 ]
 
@@ -47,8 +51,14 @@ Reason = Literal[
 ]
 
 
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+
+
 class MmrayError(Exception):
     """A fault the user can act on: what is wrong, where, and what to do."""
+
+    exit_code = 1
+    """What the command ends with: 1 where trying again is no use, 75 where it may be."""
 
 
 class ConfigError(MmrayError):
@@ -74,6 +84,12 @@ class StorageError(MmrayError):
     """A path cannot be read or written."""
 
 
+class UnreachableError(StorageError):
+    """Storage does not answer, or is too busy to: trying again later may do."""
+
+    exit_code = TRY_AGAIN
+
+
 class TableError(MmrayError):
     """A table or a checkpoint is absent, or was made with something else than the config says."""
 
@@ -88,6 +104,12 @@ class BudgetError(MmrayError):
 
 class WorkerError(MmrayError):
     """The processes that do the work die again and again."""
+
+    exit_code = TRY_AGAIN
+
+
+class StalledError(WorkerError):
+    """Nothing has moved for too long; the message says what is waited for."""
 
 
 class MediaError(MmrayError):

@@ -6,7 +6,7 @@ import typing
 import pytest
 
 from mmray import errors
-from mmray.errors import ConfigError, MediaError, MmrayError, Reason
+from mmray.errors import ConfigError, MediaError, Reason
 
 CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]
 
@@ -16,10 +16,24 @@ def test_all_is_complete():
 
 
 def test_the_docstring_draws_the_tree():
-    drawn = dict.fromkeys(re.findall(r"(\w+Error)\b", errors.__doc__ or ""))
-    assert set(drawn) == {kind.__name__ for kind in CLASSES}
-    for kind in CLASSES:
-        assert kind.__bases__ == ((Exception,) if kind is MmrayError else (MmrayError,))
+    drawn = {"": Exception}  # indent of a line → its class
+    seen = set()
+    for indent, name in re.findall(r"^    ([│├└─ ]*)(\w+Error)\b", errors.__doc__ or "", re.MULTILINE):
+        kind = getattr(errors, name)
+        above = max((each for each in drawn if len(each) < len(indent)), key=len, default="")
+        assert kind.__bases__ == (drawn[above] if indent else Exception,), name
+        drawn = {each: drawn[each] for each in drawn if len(each) < len(indent)} | {indent or "": kind}
+        seen.add(kind)
+    assert seen == set(CLASSES)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_exit_codes_are_those_of_the_tree(kind):
+    told = re.search(rf"{kind.__name__} .*exit code (\d+)", errors.__doc__ or "")
+    if told and kind is not MediaError:
+        assert kind.exit_code == int(told[1])
+    else:
+        assert kind.exit_code == 1
 
 
 @pytest.mark.parametrize("kind", CLASSES)

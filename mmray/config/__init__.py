@@ -7,12 +7,10 @@ is answered in a fraction of a second.
     sections   the whole project; its parts, with their defaults, in
                samples, targets, features, model, training, running
     metrics    the metrics each target has, and which way they are better
-    text       YAML ⇄ plain values
-    nested     values at dotted paths
+    values     YAML ⇄ plain values; values at dotted paths
     rules      what types cannot say
     explain    a fault in the user's words
-    reading    file + overrides → Config
-    paths      its local paths made absolute
+    load       file + overrides → Config, its local paths absolute
 """
 
 from mmray.config.features import (
@@ -28,7 +26,7 @@ from mmray.config.features import (
     VisionFeature,
     WordVectorsFeature,
 )
-from mmray.config.load import dump_config, load_config, override
+from mmray.config.load import ConfigLike, as_config, dump_config, load_config, override
 from mmray.config.model import (
     BottleneckFusion,
     ConcatFusion,
@@ -49,7 +47,6 @@ from mmray.config.model import (
     TransformerEncoder,
     WeightedFusion,
 )
-from mmray.config.paths import absolute_paths
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, SplitConfig, StorageConfig
 from mmray.config.schema import Config
@@ -69,6 +66,7 @@ __all__ = [
     "CompareConfig",
     "ConcatFusion",
     "Config",
+    "ConfigLike",
     "ConvEncoder",
     "CrossAttentionFusion",
     "Encoder",
@@ -109,7 +107,7 @@ __all__ = [
     "VisionFeature",
     "WeightedFusion",
     "WordVectorsFeature",
-    "absolute_paths",
+    "as_config",
     "dump_config",
     "load_config",
     "override",

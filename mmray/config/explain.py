@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import textwrap
 import types
 import typing
 from typing import Annotated, Any
@@ -18,7 +17,7 @@ def explain(fault: Any) -> tuple[str, str]:
     """A pydantic error → (dotted path as the user wrote it, what is wrong and what to write)."""
     location, kind, context = fault["loc"], fault["type"], fault.get("ctx", {})
     keys, model, annotation = _follow(location)
-    path = ".".join(keys)
+    path = _cut(".".join(keys))
     got = fault.get("input")
     if kind == "extra_forbidden":
         known = list(model.model_fields) if model else []
@@ -35,20 +34,28 @@ def explain(fault: Any) -> tuple[str, str]:
         tag = context.get("tag", got)
         names = re.findall(r"'([^']+)'", allowed)
         where = f"{path}.kind" if kind == "union_tag_invalid" else path
-        return where, f"{tag!r} is not one of {', '.join(names)}{did_you_mean(str(tag), names)}"
+        return where, f"{_short(tag)} is not one of {', '.join(names)}{did_you_mean(str(tag), names)}"
     if kind == "union_tag_not_found":
         tags = ", ".join(tag for option in _models(annotation) for tag in _tags(option))
         return f"{path}.kind", f"is required: one of {tags}"
     if kind == "value_error":
         return path, str(context["error"])
     if kind == "string_pattern_mismatch":
-        return path, f"{got!r}: a name is lower-case letters, digits and _, starting with a letter"
+        return path, f"{_short(got)}: a name is lower-case letters, digits and _, starting with a letter"
     message = re.sub(r"^Input should", "should", fault["msg"])
     return path, f"{message[0].lower()}{message[1:]}, got {_short(got)}"
 
 
+def _cut(path: str) -> str:
+    return path if len(path) <= 200 else f"{path[:200]}…"
+
+
 def _short(value: Any) -> str:
-    return "nothing" if value is None else textwrap.shorten(repr(value), 60, placeholder=" …")
+    """A value as it may be printed: cut, and without the password of a URI."""
+    if value is None:
+        return "nothing"
+    shown = re.sub(r"://[^/?#\s]*@", "://…@", repr(value)[:1000])
+    return shown if len(shown) <= 60 else f"{shown[:57]} …"
 
 
 def merged(faults: typing.Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -113,5 +120,5 @@ def _container(kind: Any) -> Any:
 
 def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
     """`; did you mean 'x'?` where a known word is close, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word[:100], list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

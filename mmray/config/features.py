@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmray.settings import Fraction, Positive, PositiveFloat, Section
+from mmray.settings import FilePath, Fraction, PathOrName, Positive, PositiveFloat, Section
 
 MEDIA_SOURCES = ("video", "audio", "image", "text")
 
@@ -58,7 +58,7 @@ class FramesFeature(_Pictures):
     kind: Literal["frames"]
     encoder: str = "resnet18"
     """Any torchvision classifier by name, or another package's: `package.module:function[:argument]`."""
-    weights: str = "random"
+    weights: PathOrName = "random"
     """`random` (from `seed`), `default` (torchvision's own, downloaded), or a state dict's path."""
     seed: int = 0
     size: Positive | None = None
@@ -69,7 +69,7 @@ class VisionFeature(_Pictures):
     """Frames of a video, or one image → vectors of a transformers vision model (ViT, DINOv2, CLIP …)."""
 
     kind: Literal["transformer_vision"]
-    model: str
+    model: PathOrName
     """A folder in Hugging Face format, local or s3://, or a hub id."""
     vector: Literal["cls", "mean", "pooler"] = "cls"
     """Of a picture: its first token; the mean of all; or what the model's own pooler makes of them."""
@@ -127,7 +127,7 @@ class SpeechFeature(_Sound):
     """Sound → vectors of a transformers audio encoder (wav2vec2, HuBERT, WavLM, AST, Whisper …)."""
 
     kind: Literal["transformer_audio"]
-    model: str
+    model: PathOrName
     """A folder in Hugging Face format, local or s3://, or a hub id."""
     chunk_s: PositiveFloat = 30.0
     """Longer sound goes through in pieces of this length, at most what the model can take."""
@@ -158,7 +158,7 @@ class WordVectorsFeature(_Text, _Vectors):
     """Text → the vector of each word, from a GloVe or word2vec file; words it lacks are left out."""
 
     kind: Literal["word_vectors"]
-    path: str
+    path: FilePath
     """GloVe's text format, or word2vec's text or binary one, local or s3://."""
     lowercase: bool = True
 
@@ -167,7 +167,7 @@ class TextFeature(_Text):
     """Text → a vector a token (or one a text) from a transformers model."""
 
     kind: Literal["transformer_text"]
-    model: str
+    model: PathOrName
     """A folder in Hugging Face format, local or s3://, or a hub id."""
     lowercase: bool = False
     """The model's own tokenizer lowers what it must."""
@@ -181,7 +181,7 @@ class ImportedFeature(Section):
 
     kind: Literal["imported"]
     source: Literal["features"] = "features"
-    path: str | None = None
+    path: FilePath | None = None
     """A .pkl, .npz, .h5, .csv, .jsonl or .parquet file, or the folder of a feature table, joined by
     `sample_id`; default: samples.manifest itself."""
     array: str | None = None

@@ -5,8 +5,8 @@ from pydantic import ValidationError
 from mmray.config.explain import did_you_mean, explain, merged
 from mmray.config.features import MEDIA_SOURCES
 from mmray.config.metrics import metric_names
-from mmray.config.nested import assign, set_at, with_tuples
 from mmray.config.schema import Config
+from mmray.config.values import assign, set_at, with_tuples
 
 __all__ = ["broken_rules"]
 

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from mmray.settings import Fraction, Positive, PositiveFloat, Section
+from mmray.settings import FilePath, Fraction, Positive, PositiveFloat, Section
 
 
 class StorageConfig(Section):
@@ -41,12 +41,12 @@ class SplitConfig(Section):
 class SamplesConfig(Section):
     """Which samples: exactly one of `manifest`, `shards` and `folder`, local or s3://."""
 
-    manifest: str | list[str] | None = None
+    manifest: FilePath | list[FilePath] | None = None
     """.jsonl, .csv or .parquet files, a row a sample; relative media paths start at their file's folder.
     A path, or several; `*`, `?` and `{00..09}` are filled in."""
-    shards: str | list[str] | None = None
+    shards: FilePath | list[FilePath] | None = None
     """WebDataset tar shards: members of one name (up to the first dot) are one sample; likewise."""
-    folder: str | None = None
+    folder: FilePath | None = None
     """A folder of media: files of one name (up to the first dot) are one sample."""
     label_from_folder: str | None = None
     """Column to fill with the name of the folder a sample of `folder` lies in."""

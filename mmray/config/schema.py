@@ -8,14 +8,14 @@ from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, StorageConfig
 from mmray.config.targets import Target
 from mmray.config.training import CompareConfig, TrainConfig, TuneConfig
-from mmray.settings import Name, Section
+from mmray.settings import FilePath, Name, Section
 
 
 class Config(Section):
     """The whole project. Everything mmray writes goes below `output`."""
 
     name: Name = "project"
-    output: str
+    output: FilePath
     storage: StorageConfig = StorageConfig()
     samples: SamplesConfig
     targets: dict[Name, Target] = Field(min_length=1)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmray.settings import Auto, Name, Positive, PositiveFloat, Section
+from mmray.settings import Auto, FilePath, Name, Positive, PositiveFloat, Section
 
 
 class TrainConfig(Section):
@@ -33,7 +33,7 @@ class TrainConfig(Section):
     """The learning rate after warm-up: as it is, or falling to 0 over `epochs`."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Epochs over which the learning rate rises from 0."""
-    initialize_from: str | None = None
+    initialize_from: FilePath | None = None
     """Folder of a trained model; weights of the same name and shape are taken from it."""
     freeze: list[str] = []
     """Parts of the model that keep their weights: `encoders.face`, `inputs.words`, …"""

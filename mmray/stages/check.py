@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray import console
-from mmray.config import Config
+from mmray.config import Config, ConfigLike, as_config
 from mmray.distributed.admission import ExtractPlan, Node, plan_extract, plan_score, plan_train, plan_tune
 from mmray.errors import PlanError, SamplesError, TableError
 from mmray.samples.index import SamplePlan, plan_samples
@@ -23,7 +23,7 @@ from mmray.storage.uris import absolute, parent, scheme_of
 __all__ = ["check", "show"]
 
 
-def check(config: Config) -> dict[str, Any]:
+def check(config: ConfigLike) -> dict[str, Any]:
     """What was found: {samples, partitions, splits, tried, nodes, plan}.
 
     `tried` has, for the first, the middle and the last sample, what became of each feature: {steps, dim}
@@ -33,6 +33,7 @@ def check(config: Config) -> dict[str, Any]:
     Raises:
         MmrayError: the first thing that would stop a run.
     """
+    config = as_config(config)
     if imported := [name for name, feature in config.features.items() if feature.kind == "imported"]:
         raise TableError(f"features {', '.join(imported)} are imported: `mmray import-features` checks them")
     storage = Storage(config.storage)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mmray import console
-from mmray.config import CompareConfig, Config, TuneConfig, absolute_paths, override
+from mmray.config import CompareConfig, Config, ConfigLike, TuneConfig, as_config, override
 from mmray.config.metrics import lower_is_better
 from mmray.distributed.admission import plan_compare
 from mmray.errors import MmrayError, TableError
@@ -46,7 +46,7 @@ class Run:
     key: str
 
 
-def compare(config: Config, address: str | None = None) -> dict[str, Any]:
+def compare(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     """Train what is not trained yet, write the table, return it as a summary.
 
     Raises:
@@ -54,7 +54,7 @@ def compare(config: Config, address: str | None = None) -> dict[str, Any]:
         SamplesError: where a split is empty or a label is unknown, before any run starts.
         PlanError: where not even one run fits the cluster.
     """
-    config = absolute_paths(config)
+    config = as_config(config)
     storage, folder = Storage(config.storage), config.path("compare")
     fingerprint = require_features(config, storage)
     runs = planned_runs(config, fingerprint)

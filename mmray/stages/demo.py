@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmray import console
 from mmray.config import load_config
-from mmray.stages.run import run_all
+from mmray.stages.run import run
 
 __all__ = ["run_demo"]
 
@@ -27,10 +27,8 @@ def run_demo(out: str, clips: int, address: str | None = None) -> None:
             f"wrote {len(rows)} generated clips (mp4: H.264 + AAC; a sentence each) to {folder / 'data'}: "
             f"{dict(splits)}; a few are damaged on purpose"
         )
-    config_path.write_text(
-        files("mmray.assets").joinpath("demo.yaml").read_text("utf-8").replace("runs/demo", out)
-    )
-    run_all(load_config(config_path), str(config_path), address)
+    config_path.write_bytes(files("mmray.assets").joinpath("demo.yaml").read_bytes())
+    run(load_config(config_path), address, show=lambda *ended: console.show(*ended, str(config_path)))
     console.out.print(
         f"\n{time.perf_counter() - start:.0f} s in all. The clips are generated: the figures say only that "
         "the parts work together.\nNow your own: mmray init; edit mmray.yaml; mmray run mmray.yaml"

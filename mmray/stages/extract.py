@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from mmray import console
-from mmray.config import Config, absolute_paths
+from mmray.config import Config, ConfigLike, as_config
 from mmray.distributed.admission import ExtractPlan, Node, plan_extract
 from mmray.errors import TableError
 from mmray.samples.index import SamplePlan, plan_samples
@@ -25,7 +25,7 @@ from mmray.tables.parts import done_partitions, read_notes
 __all__ = ["extract", "features_folder"]
 
 
-def extract(config: Config, address: str | None = None, *, retry_failed: bool = False) -> dict[str, Any]:
+def extract(config: ConfigLike, address: str | None = None, *, retry_failed: bool = False) -> dict[str, Any]:
     """Bring the feature table to completion and return its summary.
 
     With `retry_failed`, rows of finished partitions that have a failure are done again as well.
@@ -36,7 +36,7 @@ def extract(config: Config, address: str | None = None, *, retry_failed: bool = 
         BudgetError: when too large a share of the samples failed.
         WorkerError: when actors die again and again.
     """
-    config = absolute_paths(config)
+    config = as_config(config)
     if imported := [name for name, feature in config.features.items() if feature.kind == "imported"]:
         raise TableError(f"features {', '.join(imported)} are imported; run `mmray import-features`")
     storage, folder = Storage(config.storage), features_folder(config)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray import console
-from mmray.config import Config, ImportedFeature, absolute_paths
+from mmray.config import Config, ConfigLike, ImportedFeature, as_config
 from mmray.errors import MediaError, TableError
 from mmray.samples.arrays import Columns, is_manifest, read_columns
 from mmray.samples.imported import ImportedStep, in_context, sample_ids, samples, steps
@@ -34,7 +34,7 @@ __all__ = ["import_features"]
 Step = ImportedStep | MediaError
 
 
-def import_features(config: Config) -> dict[str, Any]:
+def import_features(config: ConfigLike) -> dict[str, Any]:
     """Bring the feature table to completion and return its summary, as `extract` does.
 
     Raises:
@@ -42,7 +42,7 @@ def import_features(config: Config) -> dict[str, Any]:
         TableError: where a feature is not imported, or the folder holds a table of something else.
         BudgetError: where too large a share of the samples has no feature.
     """
-    config = absolute_paths(config)
+    config = as_config(config)
     if extracted := [name for name, feature in config.features.items() if feature.kind != "imported"]:
         raise TableError(f"features {', '.join(extracted)} are not imported; run `mmray extract`")
     storage, folder = Storage(config.storage), features_folder(config)

@@ -22,7 +22,16 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from mmray import __version__
-from mmray.config import Config, MultilabelTarget, OrdinalTarget, RegressionTarget, Target, dump_config
+from mmray.config import (
+    Config,
+    ConfigLike,
+    MultilabelTarget,
+    OrdinalTarget,
+    RegressionTarget,
+    Target,
+    as_config,
+    dump_config,
+)
 from mmray.results.plots import (
     confusion_figure,
     labels_figure,
@@ -36,13 +45,23 @@ from mmray.storage.filesystem import Storage
 from mmray.tables.parts import read_table
 from mmray.tables.schemas import errors_of, target_type
 
-__all__ = ["write_report"]
+__all__ = ["report", "write_report"]
 
 SPLITS = ("train", "val", "test")
 NO_SPLIT = "none"
 EXAMPLES = 5  # ids shown for a reason of failure
 POINTS = 2000  # drawn in a scatter plot
 LINES = 100  # shown of a long table
+
+
+def report(config: ConfigLike) -> dict[str, str]:
+    """Write all that was done so far as one HTML page below `output`; returns {output: where it is}.
+
+    Raises:
+        StorageError: where the files cannot be read or the report cannot be written.
+    """
+    config = as_config(config)
+    return {"output": write_report(config.output, Storage(config.storage), config)}
 
 
 def write_report(output: str, storage: Storage, config: Config) -> str:

@@ -1,33 +1,43 @@
 """The whole journey: extract → train → score → report."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
-from mmray import console
-from mmray.config import Config
+from mmray.config import ConfigLike, as_config
 from mmray.stages.extract import extract
 from mmray.stages.import_features import import_features
-from mmray.stages.report import write_report
+from mmray.stages.report import report
 from mmray.stages.score import score
 from mmray.stages.train import train
-from mmray.storage.filesystem import Storage
 
-__all__ = ["run_all", "run_stages"]
-
-
-def run_stages(config: Config, address: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run every stage on a config, each going on where it was left; (stage, summary) as each ends."""
-    imported = all(feature.kind == "imported" for feature in config.features.values())
-    yield ("import", import_features(config)) if imported else ("extract", extract(config, address))
-    for name, stage in (("train", train), ("score", score)):
-        yield name, stage(config, address)
-    yield "report", {"output": write_report(config.output, Storage(config.storage), config)}
+__all__ = ["run"]
 
 
-def run_all(config: Config, config_path: str, address: str | None = None) -> None:
-    """Run every stage and show what each made."""
-    for name, summary in run_stages(config, address):
-        if name == "report":
-            console.out.print(f"\nreport: {summary['output']}", markup=False)
-        else:
-            console.show(name, summary, config_path)
+def run(
+    config: ConfigLike,
+    address: str | None = None,
+    *,
+    show: Callable[[str, dict[str, Any]], None] = lambda stage, summary: None,
+) -> dict[str, dict[str, Any]]:
+    """Run every stage, each going on where it was left; {stage: its summary}.
+
+    `show(stage, summary)` is called as each ends.
+
+    Raises:
+        MmrayError: what the first stage that cannot go on raised.
+    """
+    config = as_config(config)
+    summaries: dict[str, dict[str, Any]] = {}
+
+    def ended(stage: str, summary: dict[str, Any]) -> None:
+        summaries[stage] = summary
+        show(stage, summary)
+
+    if all(feature.kind == "imported" for feature in config.features.values()):
+        ended("import-features", import_features(config))
+    else:
+        ended("extract", extract(config, address))
+    ended("train", train(config, address))
+    ended("score", score(config, address))
+    ended("report", report(config))
+    return summaries

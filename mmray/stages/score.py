@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmray import console
-from mmray.config import Config, absolute_paths
+from mmray.config import Config, ConfigLike, as_config
 from mmray.distributed.admission import plan_score
 from mmray.errors import TableError
 from mmray.stages.extract import features_folder
@@ -26,14 +26,14 @@ from mmray.tables.schemas import columns_of
 __all__ = ["score"]
 
 
-def score(config: Config, address: str | None = None) -> dict[str, Any]:
+def score(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     """Bring the prediction table to completion and return its summary.
 
     Raises:
         TableError: where features or model are not there, or the model was trained on other features.
         PlanError: where the actors do not fit.
     """
-    config = absolute_paths(config)
+    config = as_config(config)
     storage, features = Storage(config.storage), features_folder(config)
     model = _require_model(config, storage)
     folder = config.path("predictions", model["model_fingerprint"])

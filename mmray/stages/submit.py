@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmray import console
-from mmray.config import Config, absolute_paths, dump_config
+from mmray.config import Config, dump_config
 from mmray.errors import PlanError
 
 __all__ = ["submit"]
@@ -36,7 +36,7 @@ def submit(stage: str, config: Config, config_path: str, address: str, options: 
     client = _client(address)
     with tempfile.TemporaryDirectory() as folder:
         name = Path(config_path).name
-        Path(folder, name).write_text(dump_config(absolute_paths(config)), encoding="utf-8")
+        Path(folder, name).write_text(dump_config(config), encoding="utf-8")
         package = Path(__file__).parents[1]
         job = _submit_job(
             client,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmray import console
-from mmray.config import Config, absolute_paths
+from mmray.config import Config, ConfigLike, as_config
 from mmray.distributed.admission import Workers, plan_memory, plan_train
 from mmray.distributed.feeding import load_features, open_table, streaming_window
 from mmray.distributed.progress import EpochFeed, watch_training
@@ -29,7 +29,7 @@ from mmray.tables.identity import feature_spec, hash_of, require_same
 __all__ = ["check_targets", "other_model", "require_features", "train"]
 
 
-def train(config: Config, address: str | None = None) -> dict[str, Any]:
+def train(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     """Train the config's model, evaluate it once on the test split, return (and store) the results.
 
     Raises:
@@ -37,7 +37,7 @@ def train(config: Config, address: str | None = None) -> dict[str, Any]:
         SamplesError: where a split is empty or a label is unknown, before any worker starts.
         PlanError: where the workers do not fit.
     """
-    config = absolute_paths(config)
+    config = as_config(config)
     storage = Storage(config.storage)
     features = require_features(config, storage)
     run = _run_name(config, storage, features)

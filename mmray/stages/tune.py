@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmray.config import Config, Space, absolute_paths, dump_config, override
+from mmray.config import Config, ConfigLike, Space, as_config, dump_config, override
 from mmray.config.metrics import lower_is_better
 from mmray.distributed.admission import Pool, Workers, plan_memory, plan_tune
 from mmray.distributed.feeding import load_features, open_table, streaming_window
@@ -28,7 +28,7 @@ from mmray.tables.identity import hash_of
 __all__ = ["tune"]
 
 
-def tune(config: Config, address: str | None = None) -> dict[str, Any]:
+def tune(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     """Search `tune.space`; write the table of trials and the best config, return a summary.
 
     Raises:
@@ -36,7 +36,7 @@ def tune(config: Config, address: str | None = None) -> dict[str, Any]:
         TableError: where the features are not there or every trial failed.
         PlanError: where not even one trial fits.
     """
-    config = absolute_paths(config)
+    config = as_config(config)
     _check_space(config)
     storage = Storage(config.storage)
     features = require_features(config, storage)

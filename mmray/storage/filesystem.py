@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mmray.config import StorageConfig
-from mmray.errors import MediaError, StorageError
+from mmray.errors import MediaError, StorageError, UnreachableError
 from mmray.storage import faults as s3
+from mmray.storage.strict_json import dumps
 from mmray.storage.uris import SCHEMES, Span, absolute, scheme_of, span_of
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Storage:
 
     def write_json(self, uri: str, value: Any) -> None:
         """`value` as a readable JSON file, whole or not at all."""
-        self.write(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+        self.write(uri, (dumps(value, indent=2) + "\n").encode())
 
     def require_writable(self, folder: str) -> None:
         """Write an empty file below `folder` and remove it."""
@@ -281,7 +282,8 @@ class Storage:
             if isinstance(error, StorageError) or not _from_storage(error):
                 raise
             explained = s3.explain(error, self.config) if scheme_of(uri) == "s3" else _explain_local(error)
-            raise StorageError(f"{uri}: {explained}") from error
+            again = scheme_of(uri) == "s3" and s3.verdict(error) == "again"
+            raise (UnreachableError if again else StorageError)(f"{uri}: {explained}") from error
 
 
 def _require_possible(uri: str) -> None:

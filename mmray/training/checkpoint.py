@@ -12,7 +12,6 @@ workers can go on from here.
 
 import hashlib
 import json
-import math
 import os
 import pickle
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from torch import Tensor
 
 import mmray
 from mmray.errors import TableError
+from mmray.storage.strict_json import dumps
 from mmray.training.predict import Predictor
 from mmray.training.spec import ModelSpec
 
@@ -192,14 +192,4 @@ def _read_json(path: Path) -> dict:
 
 
 def _write_json(path: Path, value: object) -> None:
-    text = json.dumps(_null_for_undefined(value), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-def _null_for_undefined(value: object) -> object:
-    """JSON has no NaN: an undefined metric is null."""
-    if isinstance(value, Mapping):
-        return {key: _null_for_undefined(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_null_for_undefined(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    path.write_text(dumps(value, indent=2) + "\n", encoding="utf-8")

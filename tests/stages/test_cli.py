@@ -57,7 +57,7 @@ def test_help_init_and_a_config_fault_import_nothing_heavy(tmp_path):
     for arguments, code in ((["--help"], 0), (["init", tmp_path], 0), (["train", bad], 1)):
         done = mmray(*arguments, python=timed)
         assert done.returncode == code, done.stderr[-500:]
-        assert "typer" in imported(done)
+        assert "click" in imported(done)
         assert not imported(done) & HEAVY, arguments
 
 
