@@ -18,8 +18,20 @@ from typing import IO, TYPE_CHECKING, Any
 from mmray.config import StorageConfig
 from mmray.errors import MediaError, StorageError, UnreachableError
 from mmray.storage import faults as s3
+from mmray.storage.cells import read_cell
+from mmray.storage.local import files_below
 from mmray.storage.strict_json import dumps
-from mmray.storage.uris import SCHEMES, Span, absolute, scheme_of, span_of
+from mmray.storage.uris import (
+    SCHEMES,
+    Cell,
+    Span,
+    absolute,
+    cell_of,
+    has_password,
+    scheme_of,
+    span_of,
+    without_password,
+)
 
 if TYPE_CHECKING:
     import fsspec
@@ -141,9 +153,15 @@ class Storage:
         return _files(uri, found)
 
     def find(self, folder: str) -> dict[str, dict[str, Any]]:
-        """The same of all files below a folder, without hidden ones; empty where there is no such folder."""
+        """The same of all files below a folder, without hidden ones; empty where there is no such folder.
+
+        Of a local folder also, with another `type` than `file`, what is below it and no file to be read
+        (`files_below`).
+        """
         with self.faults(folder):
             filesystem, path = self.filesystem(folder)
+            if scheme_of(folder) != "s3":
+                return files_below(path) if os.path.isdir(path) else {}
             found: Any = filesystem.find(path, detail=True)
         base = len(path.rstrip("/")) + 1
         shown = {file: info for file, info in found.items() if "/." not in f"/{file[base:]}"}
@@ -205,6 +223,9 @@ class Storage:
 
         """
         with contextlib.ExitStack() as stack:
+            if cell := cell_of(uri):
+                yield stack.enter_context(self._cell(uri, cell))
+                return
             span = span_of(uri)
             on_s3 = scheme_of(span.uri) == "s3"
             try:
@@ -229,6 +250,29 @@ class Storage:
                     )
                 path = copy.name
             yield path
+
+    @contextlib.contextmanager
+    def _cell(self, uri: str, cell: Cell) -> Iterator[str]:
+        """A medium inside a Parquet file as a temporary file; raises as `media`."""
+        import pyarrow as pa
+
+        try:
+            with self.faults(uri):
+                data, name = read_cell(self, cell)
+        except StorageError as error:
+            if s3.verdict(error.__cause__) == "stop":
+                raise
+            missing = isinstance(error.__cause__, FileNotFoundError)
+            raise MediaError(*(("missing_file", uri) if missing else ("fetch_failed", str(error)))) from error
+        except (LookupError, pa.ArrowException, MemoryError) as error:
+            raise MediaError("fetch_failed", f"{uri}: {_one_line(error)}") from error
+        if data is None:
+            raise MediaError("missing_file", f"{uri}: the cell is empty")
+        with tempfile.NamedTemporaryFile(prefix="mmray-", suffix=os.path.splitext(name or "")[1][:16]) as copy:
+            with self.faults(copy.name):
+                copy.write(data)
+                copy.flush()
+            yield copy.name
 
     def _fetch(self, uri: str, span: Span, file: IO[bytes]) -> None:
         """An object's bytes, or a span of them, into `file`.
@@ -287,8 +331,11 @@ class Storage:
 
 
 def _require_possible(uri: str) -> None:
+    if has_password(uri):
+        shown = without_password(uri)
+        raise StorageError(f"{shown}: keys do not belong in a URI; use the environment or storage.profile")
     if scheme_of(uri) not in SCHEMES:
-        raise StorageError(f"{uri}: unknown scheme {scheme_of(uri)!r}; use a local path or s3://")
+        raise StorageError(f"{without_password(uri)}: unknown scheme {scheme_of(uri)!r}; use a local path or s3://")
     if "\0" in uri:
         raise StorageError(f"{uri!r}: a path cannot hold a null character")
 

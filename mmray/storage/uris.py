@@ -1,10 +1,25 @@
-"""What a URI says: a path, `file://…`, `s3://bucket/key`, or a member of an archive. Only text, no access."""
+"""What a URI says: a path, `file://…`, `s3://bucket/key`, a member of an archive, a cell of a table. Only text, no access."""
 
 import os
 import re
 from typing import NamedTuple
+from urllib.parse import quote, unquote
 
-__all__ = ["SCHEMES", "Span", "absolute", "join", "member_uri", "parent", "scheme_of", "span_of"]
+__all__ = [
+    "SCHEMES",
+    "Cell",
+    "Span",
+    "absolute",
+    "cell_of",
+    "cell_uri",
+    "has_password",
+    "join",
+    "member_uri",
+    "parent",
+    "scheme_of",
+    "span_of",
+    "without_password",
+]
 
 SCHEMES = ("", "file", "s3")
 
@@ -53,3 +68,39 @@ def absolute(uri: str) -> str:
     if scheme_of(uri) not in ("", "file"):
         return uri
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+
+
+class Cell(NamedTuple):
+    """A medium inside a Parquet file."""
+
+    uri: str
+    row: int
+    """From 0, over all row groups."""
+    column: str
+
+
+def cell_uri(uri: str, row: int, column: str) -> str:
+    """A cell of a Parquet file as a URI: `clips.parquet#row=3&column=audio`."""
+    return f"{uri}#row={row}&column={quote(column, safe='')}"
+
+
+def cell_of(uri: str) -> Cell | None:
+    """The cell that a URI means, if it means one."""
+    if found := re.fullmatch(r"(.+\.(?:parquet|pq))#row=(\d{1,18})&column=([^&#]+)", uri, re.IGNORECASE):
+        return Cell(found[1], int(found[2]), unquote(found[3]))
+    return None
+
+
+def without_password(uri: str) -> str:
+    """The URI as it may be printed: no user, no password, and no query, which may be a signature."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return uri
+    place, slash, path = rest.partition("/")
+    path = path.partition("?")[0] + "?…" if "?" in path and scheme not in SCHEMES else path
+    return f"{scheme}://{'…@' if '@' in place else ''}{place.rpartition('@')[2]}{slash}{path}"
+
+
+def has_password(uri: str) -> bool:
+    """Whether a URI names who asks: `s3://key:secret@bucket/…`."""
+    return "@" in uri.partition("://")[2].partition("/")[0]
