@@ -130,7 +130,7 @@ def _show_extract(summary: Mapping[str, Any]) -> None:
     if summary["retried"]:
         out.print(f"  retried  {summary['retried']} rows, {summary['recovered']} of them whole now")
     for damage in summary.get("damaged_shards", []):  # absent in tables of mmray 0.1
-        out.print(f"  damaged  {damage}", markup=False)
+        out.print(f"  note     {damage}", markup=False)
     out.print(f"  failed   {summary['failed_rows']} rows")
     if summary["failures"]:
         out.print(failure_table(summary["failures"]))

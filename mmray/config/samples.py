@@ -65,7 +65,9 @@ class SplitConfig(Section):
         if self.folds is not None and self.val >= 1:
             raise ValueError(f"val = {self.val:g} leaves nothing to train on")
         if self.fold >= (self.folds or 1):
-            raise ValueError(f"fold {self.fold} is none of " + (f"0 … {self.folds - 1}" if self.folds else "folds"))
+            raise ValueError(
+                f"fold {self.fold} is none of " + (f"0 … {self.folds - 1}" if self.folds else "folds")
+            )
         if self.folds is not None and "test" in self.model_fields_set and self.test != 0.1:
             raise ValueError("test is one of the folds: leave its share out")
         return self
@@ -75,7 +77,7 @@ class SamplesConfig(Section):
     """Which samples: exactly one of `manifest`, `shards` and `folder`, local or s3://."""
 
     manifest: FilePath | list[FilePath] | None = None
-    """.jsonl, .csv, .tsv or .parquet files, a row a sample; relative media paths start at their file's folder.
+    """.jsonl, .csv, .tsv or .parquet files, a row a sample; media paths start at their file's folder.
     Parquet may have the media inside, as bytes or as Hugging Face's `datasets` keep them. A path, or several;
     `*`, `?` and `{00..09}` are filled in."""
     shards: FilePath | list[FilePath] | None = None

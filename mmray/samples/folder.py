@@ -77,7 +77,9 @@ def _samples(base: str, files: Sequence[str] | dict[str, int], reading: Reading)
             continue
         for uri in uris:
             name = uri.removeprefix(base)
-            reading.note(f"files (.{_split_name(name)[1]}) without a medium of their name, left out", shown_name(name))
+            reading.note(
+                f"files (.{_split_name(name)[1]}) without a medium of their name, left out", shown_name(name)
+            )
     return found
 
 

@@ -62,7 +62,7 @@ def plan_samples(config: Config, storage: Storage, folder: str) -> SamplePlan:
         TableError: if the samples are not those `folder` was made from.
     """
     known = storage.read_json(f"{folder}/_index.json")
-    found = find_source(config.samples, storage)
+    found = find_source(config.samples, storage, config.output)
     source = {**found.version, "reading": _reading(config)}
     if known and known["source"] == source:
         return SamplePlan(folder=folder, **known)
@@ -132,7 +132,7 @@ def _write_plan(
         digest=digest.hexdigest()[:16],
         splits=dict(splits),
         source=source,
-        damage=samples.damage,
+        damage=[*samples.damage, *samples.notes],
     )
 
 

@@ -21,7 +21,9 @@ __all__ = ["EXTENSIONS", "Entry", "manifest_rows", "read_rows"]
 
 EXTENSIONS = ("jsonl", "ndjson", "csv", "tsv", "parquet", "pq")
 FILE_NAME = "file_name"
-csv.field_size_limit(MAX_BYTES)  # of the whole process: 131,072 letters otherwise, which a transcript may have
+csv.field_size_limit(
+    MAX_BYTES
+)  # of the whole process: 131,072 letters otherwise, which a transcript may have
 
 Entry = tuple[str, dict[str, Any] | str]
 """(`line 3`, its columns, or what is wrong with it)."""
@@ -105,7 +107,9 @@ class _Lines:
     def __init__(self, opened: IO[bytes], encoding: str, newline: str):
         # A byte that is no UTF-8 becomes half a character, which no UTF-8 has: found line by line.
         errors = "surrogateescape" if encoding == "utf-8" else "strict"
-        self.text = io.TextIOWrapper(opened, "utf-8-sig" if encoding == "utf-8" else encoding, errors, newline)
+        self.text = io.TextIOWrapper(
+            opened, "utf-8-sig" if encoding == "utf-8" else encoding, errors, newline
+        )
         self.number = 0
         """Of the line that was given last, from 1."""
         self.fault: str | None = None
@@ -140,8 +144,8 @@ class _Lines:
         try:
             return self.text.readline(MAX_BYTES + 1)
         except UnicodeError as error:
-            self.fault = f"not {self.text.encoding} ({error.reason if isinstance(error, UnicodeDecodeError) else error})"
-            raise _NoTextError(self.fault) from None
+            why = error.reason if isinstance(error, UnicodeDecodeError) else str(error)
+            raise _NoTextError(f"not {self.text.encoding} ({why})") from None
 
 
 class _NoTextError(ValueError):

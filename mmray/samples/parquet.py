@@ -1,7 +1,7 @@
 """Parquet manifests → their rows; media inside become URIs of their cells, and stay where they are.
 
-A medium inside is a column of bytes, or a struct {bytes, path} as Hugging Face's `datasets` write it (of which
-one of the two is null). Of such a column only the paths are read here, a row group's statistics saying whether
+A medium inside is a column of bytes, or a struct {bytes, path} as Hugging Face's `datasets` write it (one of
+the two may be null). Of such a column only the paths are read here, a row group's statistics saying whether
 there are bytes; the bytes are fetched later, cell by cell (`Storage.media`). What `datasets` say about their
 columns in the file's metadata is taken over: names of classes in place of their numbers, and which column is
 the picture, the sound or the video.
@@ -51,7 +51,9 @@ def parquet_rows(storage: Storage, uri: str, reading: Reading) -> Iterator[tuple
             file = pq.ParquetFile(opened, buffer_size=BUFFER)
             names = file.schema_arrow.names
             reading.meet(names)
-            wanted = [name for name in names if reading.wants(name) or name in reading.also or name == "file_name"]
+            wanted = [
+                name for name in names if reading.wants(name) or name in reading.also or name == "file_name"
+            ]
             if twice := [name for name, count in Counter(wanted).items() if count > 1]:
                 yield "", f"two columns are called {twice[0]!r}: which one? Rename one of them"
                 return
@@ -99,7 +101,9 @@ class _Reader:
         for column in inside:
             struct = pa.types.is_struct(self.file.schema_arrow.field(column.column).type)
             columns += [f"{column.column}.path"] if column.has_paths else []
-            columns += [f"{column.column}.bytes" if struct else column.column] if column.present is None else []
+            columns += (
+                [f"{column.column}.bytes" if struct else column.column] if column.present is None else []
+            )
         if not columns:
             rows: Iterator[dict[str, Any]] = ({} for _ in range(metadata.num_rows))
         else:
@@ -111,7 +115,9 @@ class _Reader:
                 values = self._resolved(values, column, row)
             if self.without_id:
                 sample_id = f"{self.stem}:{row}"
-                self.reading.note(f"rows without {self.reading.sample_id!r}: their place is their id", sample_id)
+                self.reading.note(
+                    f"rows without {self.reading.sample_id!r}: their place is their id", sample_id
+                )
                 values[self.reading.sample_id] = sample_id
             yield values
 
@@ -123,7 +129,7 @@ class _Reader:
         return _Inside(column, struct and kind.get_field_index("path") >= 0, present)
 
     def _resolved(self, values: dict[str, Any], column: _Inside, row: int) -> dict[str, Any]:
-        """The values with the medium as a URI, or the path that stands for it; None where there is neither."""
+        """The values with the medium as a URI, or as the path that stands for it; None: neither."""
         cell = values.get(column.column)
         path = cell.get("path") if isinstance(cell, dict) else None
         there = column.present
@@ -139,7 +145,9 @@ class _Reader:
         for column, classes in self.classes.items():
             value = values.get(column)
             try:
-                values[column] = [_name(v, classes) for v in value] if isinstance(value, list) else _name(value, classes)
+                values[column] = (
+                    [_name(v, classes) for v in value] if isinstance(value, list) else _name(value, classes)
+                )
             except LookupError:
                 return f"{column}: {value!r:.80} is not the number of one of its {len(classes)} classes"
         return values

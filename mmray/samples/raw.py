@@ -137,6 +137,7 @@ def row_of_files(where: str, key: str, files: Iterable[File], reading: Reading, 
         if other and (reading.wants(column) or column == FIELDS):
             return RawRow(where, {}, fault=f"has two files for {column!r}: {other} and {name}")
         names |= {column: name, file.extension: name}
+        reading.meet([column, file.extension] if last != FIELDS else [])
         try:
             if file.fault:
                 raise ValueError(file.fault)
@@ -148,7 +149,7 @@ def row_of_files(where: str, key: str, files: Iterable[File], reading: Reading, 
                 values |= {column: file.uri, file.extension: file.uri}
         except ValueError as error:
             return RawRow(where, {}, fault=f"{name}: {error}")
-    reading.meet(["sample_id", *fields, *values])
+    reading.meet(["sample_id", *fields])
     for column in values.keys() & fields.keys():
         if reading.wants(column):
             reading.note(

@@ -85,9 +85,9 @@ def _misnamed(files: Sequence[File], values: Mapping[str, Any], reading: Reading
         column = reading.media.get(medium) if medium and "." in file.extension else None
         if column and reading.wants(column) and column not in values and not reading.wants(file.extension):
             return (
-                f"has no {column}, but {shown_name(file.name)}: in a shard the name of a sample ends at its first dot, so "
-                f"that this one is a column of its own, {file.extension!a}; rename the members, or set "
-                f"samples.columns: {{{medium}: {ascii(file.extension)[1:-1]}}}"
+                f"has no {column}, but {shown_name(file.name)}: in a shard the name of a sample ends at its "
+                f"first dot, so that this is a column of its own, {file.extension!a}; rename the members, or "
+                f"set samples.columns: {{{medium}: {ascii(file.extension)[1:-1]}}}"
             )
     return None
 
@@ -168,8 +168,8 @@ def _damage_at(opened: IO[bytes], end: int, size: int, last: str) -> str | None:
         return f"the shard is damaged after {shown_name(last)}, at byte {end}: what follows is no tar header"
     if any(mark[BLOCK:]) or any(opened.read(READ_AHEAD)):
         return (
-            f"after its end mark at byte {end} more follows, which tar does not read: were archives joined with "
-            "cat? Give them as shards of their own"
+            f"after its end mark at byte {end} more follows, which tar does not read: were archives joined "
+            "with cat? Give them as shards of their own"
         )
     return None
 
@@ -211,7 +211,9 @@ def _resolved(members: list[_Member], links: Mapping[int, str]) -> list[_Member]
         if found[place].fault:
             continue
         if at is None or at in links:
-            fault = f"is a link to {shown_name(name)}, " + ("a link" if at in links else "which is no file of this shard")
+            fault = f"is a link to {shown_name(name)}, " + (
+                "a link" if at in links else "which is no file of this shard"
+            )
             found[place] = found[place]._replace(fault=fault)
         else:
             target = members[at]

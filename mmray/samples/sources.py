@@ -81,10 +81,15 @@ def find_source(config: SamplesConfig, storage: Storage, output: str = "") -> So
     return Source(config, sizes, version, left)
 
 
-def _readable(folder: str, infos: dict[str, dict[str, Any]]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+def _readable(
+    folder: str, infos: dict[str, dict[str, Any]]
+) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     """What is in a folder beside files ({path below it: why it is left}), and its files."""
     base = folder.rstrip("/") + "/"
-    why = {"link": "links that lead nowhere, or to a folder that is read already", "other": "pipes, devices and sockets"}
+    why = {
+        "link": "links that lead nowhere, or to a folder that is read already",
+        "other": "pipes, devices and sockets",
+    }
     left = {uri.removeprefix(base): why[info["type"]] for uri, info in infos.items() if info["type"] in why}
     return left, {uri: info for uri, info in infos.items() if info["type"] not in why}
 

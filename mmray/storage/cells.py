@@ -15,8 +15,6 @@ from typing import IO, TYPE_CHECKING, Any
 from mmray.storage.uris import Cell, scheme_of
 
 if TYPE_CHECKING:
-    import pyarrow.parquet as pq
-
     from mmray.storage.filesystem import Storage
 
 __all__ = ["read_cell"]

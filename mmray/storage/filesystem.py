@@ -268,7 +268,9 @@ class Storage:
             raise MediaError("fetch_failed", f"{uri}: {_one_line(error)}") from error
         if data is None:
             raise MediaError("missing_file", f"{uri}: the cell is empty")
-        with tempfile.NamedTemporaryFile(prefix="mmray-", suffix=os.path.splitext(name or "")[1][:16]) as copy:
+        with tempfile.NamedTemporaryFile(
+            prefix="mmray-", suffix=os.path.splitext(name or "")[1][:16]
+        ) as copy:
             with self.faults(copy.name):
                 copy.write(data)
                 copy.flush()
@@ -335,7 +337,9 @@ def _require_possible(uri: str) -> None:
         shown = without_password(uri)
         raise StorageError(f"{shown}: keys do not belong in a URI; use the environment or storage.profile")
     if scheme_of(uri) not in SCHEMES:
-        raise StorageError(f"{without_password(uri)}: unknown scheme {scheme_of(uri)!r}; use a local path or s3://")
+        raise StorageError(
+            f"{without_password(uri)}: unknown scheme {scheme_of(uri)!r}; use a local path or s3://"
+        )
     if "\0" in uri:
         raise StorageError(f"{uri!r}: a path cannot hold a null character")
 

@@ -32,7 +32,11 @@ def files_below(folder: str) -> dict[str, dict[str, Any]]:
                 try:
                     about = entry.stat()
                 except OSError:  # a link that leads nowhere, or to itself
-                    found[entry.path] = {"type": "link", "size": 0, "mtime": entry.stat(follow_symlinks=False).st_mtime}
+                    found[entry.path] = {
+                        "type": "link",
+                        "size": 0,
+                        "mtime": entry.stat(follow_symlinks=False).st_mtime,
+                    }
                     continue
                 if stat.S_ISDIR(about.st_mode):
                     (linked if entry.is_symlink() else queue).append(entry.path)

@@ -1,4 +1,7 @@
-"""What a URI says: a path, `file://…`, `s3://bucket/key`, a member of an archive, a cell of a table. Only text, no access."""
+"""What a URI says: a path, `file://…`, `s3://bucket/key`, a member of an archive, a cell of a table.
+
+Only text, no access.
+"""
 
 import os
 import re

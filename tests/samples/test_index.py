@@ -10,8 +10,8 @@ import pytest
 
 from mmray.config import Config, SplitConfig, load_config
 from mmray.errors import SamplesError, TableError
-from mmray.samples.checks import split_of
 from mmray.samples.index import plan_samples
+from mmray.samples.split import split_of
 from mmray.storage.filesystem import Storage
 
 ROWS = [
@@ -132,7 +132,7 @@ def test_all_faults_come_at_once_with_their_lines(tmp_path):
         {**ROWS[1], "sample_id": "s0"},
         {**ROWS[2], "sample_id": ""},
         {**ROWS[3], "video": "ftp://host/a.mp4"},
-        {**ROWS[4], "split": "valid"},
+        {**ROWS[4], "split": "held back"},
         {**ROWS[5], "start_s": 3, "end_s": 2},
         {**ROWS[6], "start_s": "soon"},
         {**ROWS[7], "emotion": [1]},
@@ -144,7 +144,7 @@ def test_all_faults_come_at_once_with_their_lines(tmp_path):
         "'s0' stands at line 1, line 2",
         "line 3: sample_id: is empty",
         "line 4: video: ftp://host/a.mp4: unknown scheme 'ftp'",
-        "line 5: split: 'valid' is not one of train, val, test",
+        "line 5: split: 'held back' is not one of train, val, test",
         "line 6: start_s 3.0 and end_s 2.0",
         "line 7: start_s: expected a number, got 'soon'",
         "line 8: emotion:",
@@ -183,9 +183,9 @@ def test_audio_may_be_the_videos_own(tmp_path):
         ("manifest.jsonl", '{"sample_id": "a"}\nnot json\n', "line 2: not JSON"),
         ("manifest.jsonl", "[1]\n", "line 1: expected an object, got list"),
         ("manifest.jsonl", "", "has no rows"),
-        ("manifest.csv", "sample_id,video,text,emotion\na,b,c\n", "line 2: not 4 fields"),
+        ("manifest.csv", "sample_id,video,text,emotion\na,b,c\n", "line 2: 3 fields, not 4 as in the header"),
         ("manifest.parquet", "PAR1 no", "manifest.parquet"),
-        ("manifest.xlsx", "x", "a manifest is a .jsonl, .csv or .parquet file"),
+        ("manifest.xlsx", "x", "a manifest is a .jsonl, .csv, .tsv or .parquet file"),
     ],
 )
 def test_an_unreadable_manifest_is_one_clear_error(tmp_path, name, content, told):

@@ -199,12 +199,12 @@ def test_one_key_in_two_shards_or_two_files_of_one_kind_are_faults(tmp_path):
         project(
             tmp_path,
             f"{{shards: {tmp_path}/*.tar, columns: {{emotion: cls}}}}",
-            "features={words: {kind: tokens}}",
+            "features={words: {kind: tokens}, face: {kind: frames}}",
         )
     )
     assert "'x' stands at a.tar: x, b.tar: x" in message
     assert "c.tar: y: has two files for 'video'" in message
-    assert "c.tar: z: .json: expected an object" in message
+    assert "c.tar: z: z.json: expected an object" in message
 
 
 def test_a_member_that_is_no_longer_there_is_a_failure_of_its_sample(tmp_path):
