@@ -5,26 +5,25 @@
     .csv  .jsonl  .parquet    a row a sample; vectors as lists, or as numbered columns name_0, name_1, …
     a folder         a feature table of mmray
 
-A pickle is a program: unpickling runs whatever its author wrote. Here it may build plain containers, texts,
-numbers and numpy arrays, and nothing else; the first other name it asks for ends the reading, unexecuted.
+A pickle is a program; it is not run but interpreted (`samples.pickles`).
 """
 
 import io
-import pickle
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from mmray.errors import SamplesError, TableError
 from mmray.samples.manifest import read_rows
+from mmray.samples.pickles import read_pickle
 from mmray.storage.filesystem import Storage
 from mmray.tables.parts import done_partitions, read_table
 from mmray.tables.schemas import ragged_from_column
 
-__all__ = ["Columns", "is_manifest", "read_columns", "safe_unpickle"]
+__all__ = ["Columns", "is_manifest", "read_columns"]
 
 Columns = dict[str, Any]
 """{name: array [N, …], or list of N}; `split` is one of them where the file tells it."""
@@ -96,60 +95,8 @@ def _equally_long(what: str, columns: Columns) -> Columns:
     return columns
 
 
-# ------------------------------------------------------------------------------------ pickle
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds arrays, numbers, texts and containers; refuses every other name before it is looked up."""
-
-    ADMITTED: ClassVar = {
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy._core.numeric", "_frombuffer"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("builtins", "bytearray"),
-        ("builtins", "complex"),
-        ("builtins", "set"),
-        ("builtins", "frozenset"),
-        ("collections", "OrderedDict"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):  # how old protocols write bytes
-            return _latin1
-        module = re.sub(r"^numpy\.core\b", "numpy._core", module)  # the name before numpy 2
-        module = re.sub(r"^__builtin__$", "builtins", module)
-        if (module, name) not in self.ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the codec {encoding}")
-    return text.encode("latin1")
-
-
-def safe_unpickle(data: bytes, what: str) -> Any:
-    """The object of a pickle made of containers, texts, numbers and numpy arrays; nothing of it is run.
-
-    Raises:
-        SamplesError: where it holds anything else (the name is told), or is no whole pickle.
-    """
-    try:
-        # Python 2 wrote its texts as bytes in this encoding; later ones are not touched by it.
-        return _Unpickler(io.BytesIO(data), encoding="latin1").load()
-    except pickle.UnpicklingError as error:
-        raise SamplesError(
-            f"{what}: not read as a pickle of arrays: {error}; save the arrays as .npz where they were made"
-        ) from None
-    except (EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, MemoryError) as error:
-        raise SamplesError(f"{what}: not a whole pickle: {type(error).__name__}: {error}") from None
-
-
 def _pickle(path: str, data: bytes) -> Any:
-    return safe_unpickle(data, path)
+    return read_pickle(data, path)
 
 
 # ------------------------------------------------------------------------------------ the other formats

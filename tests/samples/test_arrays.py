@@ -1,15 +1,12 @@
-"""Files of arrays against what numpy wrote into them, and pickles that are programs."""
+"""Files of arrays against what numpy wrote into them."""
 
-import codecs
-import os
 import pickle
-import subprocess
 
 import numpy as np
 import pytest
 
 from mmray.errors import SamplesError
-from mmray.samples.arrays import read_columns, safe_unpickle
+from mmray.samples.arrays import read_columns
 from mmray.storage.filesystem import Storage
 
 ROWS = {"train": 5, "valid": 3, "test": 2}
@@ -56,44 +53,6 @@ def test_npz_and_hdf5_hold_splits_as_groups_or_as_a_column(tmp_path):
             file[name] = array.astype(object) if array.dtype.kind == "U" else array
     for name in ("grouped.npz", "flat.npz", "grouped.h5"):
         require_the_originals(read_columns(str(tmp_path / name), Storage()))
-
-
-class Program:
-    """Unpickled, it runs a command that leaves a file."""
-
-    def __init__(self, function, *arguments):
-        self.call = (function, arguments)
-
-    def __reduce__(self):
-        return self.call
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_a_pickle_that_is_a_program_is_refused_and_not_run(tmp_path, protocol):
-    ran = tmp_path / "ran"
-    programs = {
-        "posix.system": Program(os.system, f"touch {ran}"),
-        "builtins.eval": Program(eval, f"open({str(ran)!r}, 'w')"),
-        "subprocess.check_output": Program(subprocess.check_output, ["touch", str(ran)]),
-        "_io.open": Program(open, str(ran), "w"),
-        "numpy.savetxt": Program(np.savetxt, str(ran), [1.0]),
-        "_codecs.lookup": Program(codecs.lookup, "utf-8"),
-    }
-    for name, program in programs.items():
-        data = pickle.dumps({"train": {"text": np.zeros(3), "id": program}}, protocol=protocol)
-        with pytest.raises(SamplesError, match=r"it asks for [\w.]+") as caught:
-            safe_unpickle(data, "set.pkl")
-        told = str(caught.value)
-        assert name.rpartition(".")[2] in told
-        assert not ran.exists()
-    pickle.loads(pickle.dumps(programs["posix.system"], protocol=protocol))
-    assert ran.exists()  # the program is one
-
-
-def test_no_name_is_reached_through_an_admitted_one():
-    dotted = b"\x80\x04\x8c\x05numpy\x94\x8c\x0endarray.tofile\x94\x93."
-    with pytest.raises(SamplesError, match=r"numpy\.ndarray\.tofile"):
-        safe_unpickle(dotted, "set.pkl")
 
 
 def test_an_npz_with_objects_is_refused(tmp_path):
