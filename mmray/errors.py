@@ -47,6 +47,7 @@ Reason = Literal[
     "decoder_crashed",  # the decoding process died of the file
     "decoder_timed_out",  # decoding took longer than extract.decode_timeout_s
     "decoder_out_of_memory",  # decoding took more memory than extract.decode_memory_mb
+    "encoder_out_of_memory",  # one sample alone does not fit the encoder's device
     "empty",  # decoded to nothing: an empty text, a waveform of zero samples
 ]
 

@@ -5,7 +5,8 @@ with its dotted path and, for a misspelt key, a suggestion. Nothing here imports
 is answered in a fraction of a second.
 
     sections   the whole project; its parts, with their defaults, in
-               samples, targets, features, model, training, running
+               samples, targets, model, training, running
+               (a feature's are in mmray.features, in the file of its kind)
     metrics    the metrics each target has, and which way they are better
     values     YAML ⇄ plain values; values at dotted paths
     rules      what types cannot say
@@ -13,19 +14,6 @@ is answered in a fraction of a second.
     load       file + overrides → Config, its local paths absolute
 """
 
-from mmray.config.features import (
-    Feature,
-    FramesFeature,
-    ImportedFeature,
-    MelFeature,
-    MfccFeature,
-    SpectrogramFeature,
-    SpeechFeature,
-    TextFeature,
-    TokensFeature,
-    VisionFeature,
-    WordVectorsFeature,
-)
 from mmray.config.load import ConfigLike, as_config, dump_config, load_config, override
 from mmray.config.model import (
     BottleneckFusion,
@@ -58,6 +46,7 @@ from mmray.config.targets import (
     Target,
 )
 from mmray.config.training import CompareConfig, Space, TrainConfig, TuneConfig
+from mmray.features.kinds import Feature
 from mmray.settings import Section
 
 __all__ = [
@@ -72,14 +61,10 @@ __all__ = [
     "Encoder",
     "ExtractConfig",
     "Feature",
-    "FramesFeature",
     "Fusion",
     "IdentityEncoder",
-    "ImportedFeature",
     "LateFusion",
     "LowRankFusion",
-    "MelFeature",
-    "MfccFeature",
     "MlpEncoder",
     "ModelConfig",
     "MultilabelTarget",
@@ -93,20 +78,14 @@ __all__ = [
     "SequenceFusion",
     "Space",
     "SpatialFusion",
-    "SpectrogramFeature",
-    "SpeechFeature",
     "SplitConfig",
     "StorageConfig",
     "Target",
     "TensorFusion",
-    "TextFeature",
-    "TokensFeature",
     "TrainConfig",
     "TransformerEncoder",
     "TuneConfig",
-    "VisionFeature",
     "WeightedFusion",
-    "WordVectorsFeature",
     "as_config",
     "dump_config",
     "load_config",

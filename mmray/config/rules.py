@@ -3,10 +3,11 @@
 from pydantic import ValidationError
 
 from mmray.config.explain import did_you_mean, explain, merged
-from mmray.config.features import MEDIA_SOURCES
 from mmray.config.metrics import metric_names
+from mmray.config.samples import MEDIA_SOURCES
 from mmray.config.schema import Config
 from mmray.config.values import assign, set_at, with_tuples
+from mmray.features.kinds import kind_of
 
 __all__ = ["broken_rules"]
 
@@ -19,7 +20,7 @@ def broken_rules(config: Config) -> list[tuple[str, str]]:
             hint = did_you_mean(name, config.features)
             faults.append((f"model.encoders.{name}", f"no feature has this name{hint}"))
     faults += _clashing(config)
-    imported = {name for name, feature in config.features.items() if feature.kind == "imported"}
+    imported = {name for name, feature in config.features.items() if kind_of(feature).takes is None}
     if not isinstance(config.samples.manifest, str):
         faults += [
             (f"features.{name}.path", "is required where samples.manifest is not a single file")
@@ -52,8 +53,7 @@ def _clashing(config: Config) -> list[tuple[str, str]]:
     owners: dict[str, str] = dict.fromkeys(("sample_id", "split", "errors"), "every table")
     faults = []
     for name, feature in config.features.items():
-        times = ("_times_s",) if feature.kind in ("frames", "transformer_vision") else ()
-        faults += _claim(owners, f"features.{name}", name, ("", "_length", "_start_s", "_step_s", *times))
+        faults += _claim(owners, f"features.{name}", name, kind_of(feature).columns)
     owners |= dict.fromkeys(("start_s", "end_s", *MEDIA_SOURCES), "the sample table")
     owners |= dict.fromkeys(("present", "model"), "the prediction table")
     for name in config.targets:

@@ -8,6 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from mmray.settings import FilePath, Fraction, Positive, PositiveFloat, Section
 
+MEDIA_SOURCES = ("video", "audio", "image", "text")
+"""Columns a feature can be made from."""
+
 
 class StorageConfig(Section):
     """How `s3://` paths are reached. Keys come from the environment or a profile, never from here."""

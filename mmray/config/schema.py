@@ -2,12 +2,13 @@
 
 from pydantic import Field
 
-from mmray.config.features import MEDIA_SOURCES, Feature, ImportedFeature
 from mmray.config.model import ModelConfig
 from mmray.config.running import ExtractConfig, ScoreConfig
-from mmray.config.samples import SamplesConfig, StorageConfig
+from mmray.config.samples import MEDIA_SOURCES, SamplesConfig, StorageConfig
 from mmray.config.targets import Target
 from mmray.config.training import CompareConfig, TrainConfig, TuneConfig
+from mmray.features.imported import ImportedFeature
+from mmray.features.kinds import Feature
 from mmray.settings import FilePath, Name, Section
 
 

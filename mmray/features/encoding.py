@@ -4,39 +4,23 @@ An encoder is a function: the values of many samples → one [T, D] array each (
 none). What is not encoded (spectra, words) is stored as it was prepared.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import nn
 
-from mmray.config import (
-    Feature,
-    FramesFeature,
-    ImportedFeature,
-    MelFeature,
-    MfccFeature,
-    SpectrogramFeature,
-    SpeechFeature,
-    Target,
-    TextFeature,
-    TokensFeature,
-    VisionFeature,
-    WordVectorsFeature,
-)
+from mmray.config import Target
 from mmray.errors import MediaError, TableError
+from mmray.features.base import Encoder, Step
+from mmray.features.device import Device
+from mmray.features.kinds import Feature, kind_of
 from mmray.features.preparing import Prepared, error_entry, timed
-from mmray.features.spectral import spectrogram_bins
-from mmray.features.steps import Step
 from mmray.features.weights import with_local_weights
 from mmray.storage.filesystem import Storage
 from mmray.tables.schemas import FeatureShape, feature_schema, vectors_to_column
 
 __all__ = ["Encoding", "pooled"]
-
-Encoder = Callable[[list[Step]], Iterator[Step | MediaError]]
 
 
 class Encoding:
@@ -47,8 +31,7 @@ class Encoding:
         features: Mapping[str, Feature],
         targets: Mapping[str, Target],
         *,
-        encode_batch: int,
-        device: str = "cpu",
+        device: Device,
         storage: Storage | None = None,
     ):
         """`storage` reads weights that lie on s3://.
@@ -62,7 +45,7 @@ class Encoding:
         self.encoders: dict[str, Encoder | None] = {}
         self.shapes: dict[str, FeatureShape] = {}
         for name, feature in self.features.items():
-            self.encoders[name], self.shapes[name] = _encoder(feature, encode_batch, device)
+            self.encoders[name], self.shapes[name] = _encoder(feature, device)
 
     def __call__(self, prepared: Prepared) -> pa.Table:
         """Feature rows of the samples, in their order, with `feature_schema`'s types."""
@@ -88,7 +71,7 @@ class Encoding:
         """The steps as they are stored; where there is none, null and an entry of the row's errors."""
         shape, encoder = self.shapes[name], self.encoders[name]
         present = [(row, step) for row, step in enumerate(steps) if step is not None]
-        found: Iterator[Step | MediaError] = iter(step for _, step in present)
+        found: Iterable[Step | MediaError] = [step for _, step in present]
         if encoder is not None and present:
             found = encoder([step for _, step in present])
         stored: list[Step | None] = [None] * len(steps)
@@ -103,6 +86,18 @@ class Encoding:
 
     def _pooling(self, name: str) -> str:
         return getattr(self.features[name], "pooling", "none")
+
+
+def _encoder(feature: Feature, device: Device) -> tuple[Encoder | None, FeatureShape]:
+    """A feature's encoder (None: stored as prepared) and what its table holds."""
+    kind = kind_of(feature)
+    dtype = getattr(feature, "dtype", "float32")
+    if kind.encoder:
+        encoder = kind.encoder(feature, device)
+        return encoder, FeatureShape(encoder.dim, dtype, timed=kind.timed)
+    if kind.dim:
+        return None, FeatureShape(kind.dim(feature), dtype, timed=kind.timed)
+    raise TableError(f"{kind.name} features are not extracted")
 
 
 def pooled(step: Step, pooling: str) -> Step:
@@ -133,96 +128,6 @@ def _storable(step: Step, dtype: str) -> Step | MediaError:
     if dtype == "float16" and largest > np.finfo(np.float16).max:
         return MediaError("corrupt", f"{largest:g} does not fit float16; extract the feature as float32")
     return step
-
-
-# ------------------------------------------------------------------------------------ encoders
-
-
-def _encoder(feature: Feature, batch: int, device: str) -> tuple[Encoder | None, FeatureShape]:
-    """A feature's encoder (None: stored as prepared) and what it gives."""
-    match feature:
-        case FramesFeature():
-            from mmray.features.frames import FrameEncoder
-
-            network = FrameEncoder(feature.encoder, feature.weights, feature.seed).to(device)
-            return _of_pictures(network, batch, device), FeatureShape(network.dim, feature.dtype, timed=True)
-        case VisionFeature():
-            from mmray.features.vision import VisionEncoder
-
-            network = VisionEncoder(feature.model, feature.vector).to(device)
-            return _of_pictures(network, batch, device), FeatureShape(network.dim, feature.dtype, timed=True)
-        case SpeechFeature():
-            from mmray.features.speech import SpeechEncoder
-
-            network = SpeechEncoder(feature.model, feature.chunk_s).to(device)
-            return _of_sound(network, batch), FeatureShape(network.dim, feature.dtype)
-        case TextFeature():
-            from mmray.features.text import TextEncoder
-
-            network = TextEncoder(feature.model, feature.max_tokens).to(device)
-            return _of_texts(network, batch), FeatureShape(network.dim, feature.dtype)
-        case WordVectorsFeature():
-            from mmray.features.words import WordVectors
-
-            vectors = WordVectors(feature.path)
-            return _of_words(vectors), FeatureShape(vectors.dim, feature.dtype)
-        case MelFeature():
-            return None, FeatureShape(feature.n_mels, feature.dtype)
-        case MfccFeature():
-            return None, FeatureShape(feature.n_mfcc, feature.dtype)
-        case SpectrogramFeature():
-            bins = spectrogram_bins(feature.sample_rate_hz, feature.window_ms)
-            return None, FeatureShape(bins, feature.dtype)
-        case TokensFeature():
-            return None, FeatureShape(None)
-        case ImportedFeature():
-            raise TableError("imported features are not extracted")
-
-
-def _of_pictures(network: nn.Module, batch: int, device: str) -> Encoder:
-    """Pictures of all clips through the network in equal batches, cut back into clips."""
-
-    def encode(clips: list[Step]) -> Iterator[Step]:
-        pictures = torch.from_numpy(np.concatenate([clip.value for clip in clips]))
-        vectors = torch.cat([network(part.to(device)).cpu() for part in pictures.split(batch)]).numpy()
-        ends = np.cumsum([len(clip.value) for clip in clips])
-        for clip, part in zip(clips, np.split(vectors, ends[:-1]), strict=True):
-            yield clip._replace(value=part)
-
-    return encode
-
-
-def _of_sound(network: Any, batch: int) -> Encoder:
-    def encode(clips: list[Step]) -> Iterator[Step | MediaError]:
-        for part in _batches(clips, batch):
-            for vectors in network([clip.value for clip in part]):
-                if len(vectors):
-                    yield Step(vectors, network.start_s, network.step_s)
-                else:
-                    yield MediaError("empty", "the sound is too short for one step of the encoder")
-
-    return encode
-
-
-def _of_texts(network: Any, batch: int) -> Encoder:
-    def encode(texts: list[Step]) -> Iterator[Step]:
-        for part in _batches(texts, batch):
-            yield from map(Step, network([text.value for text in part]))
-
-    return encode
-
-
-def _of_words(vectors: Callable[[list[str]], np.ndarray]) -> Encoder:
-    def encode(texts: list[Step]) -> Iterator[Step | MediaError]:
-        for text in texts:
-            found = vectors(list(text.value))
-            yield Step(found) if len(found) else MediaError("empty", "none of the words has a vector")
-
-    return encode
-
-
-def _batches(steps: list[Step], size: int) -> Iterator[list[Step]]:
-    return (steps[at : at + size] for at in range(0, len(steps), size))
 
 
 # ------------------------------------------------------------------------------------ columns

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mmray.features.base import Step
 from mmray.features.preparing import Prepared
-from mmray.features.steps import Step
 from mmray.tables.schemas import ERRORS
 
 __all__ = ["from_arrow", "to_arrow"]

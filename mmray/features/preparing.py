@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmray.config import Feature, FramesFeature, ImportedFeature, SpeechFeature, VisionFeature
 from mmray.decode.choice import choose_decoders
-from mmray.decode.image import PictureGeometry
 from mmray.decode.isolation import Sandbox
+from mmray.decode.media import decode
 from mmray.errors import MediaError
-from mmray.features.steps import Step, TextualFeature, media_step, text_step
+from mmray.features.base import Step, Text
+from mmray.features.kinds import Feature, kind_of
 from mmray.features.weights import with_local_weights
 from mmray.storage.filesystem import Storage
 
@@ -56,11 +56,8 @@ class Preparation:
         self.storage = storage
         self.decoders = choose_decoders(decoder)
         self.sandbox = sandbox
-        self.inputs = {
-            name: _input_shape(feature)
-            for name, feature in self.features.items()
-            if not isinstance(feature, TextualFeature)
-        }
+        self.kinds = {name: kind_of(feature) for name, feature in self.features.items()}
+        self.inputs = {name: self.kinds[name].takes(feature) for name, feature in self.features.items()}
 
     def __call__(self, samples: pa.Table) -> Prepared:
         """Decode every sample of a table; nothing a sample does raises."""
@@ -99,35 +96,16 @@ class Preparation:
             value = sample.get("video")
         if value is None:
             raise MediaError("absent", f"the sample has no {feature.source}")
-        if isinstance(feature, TextualFeature):
-            return text_step(feature, value)
+        prepare, wanted, sample_id = self.kinds[name].prepare, self.inputs[name], sample["sample_id"]
+        if isinstance(wanted, Text):
+            return prepare(feature, value, sample_id)
         with timed(seconds, "fetch"):
             path = media.path(value)
-        assert not isinstance(feature, ImportedFeature), "imported features are not extracted"
         with timed(seconds, "decode"):
             segment = {"start_s": sample["start_s"], "end_s": sample["end_s"]}
-            arguments = (feature, self.inputs[name], path, segment, sample["sample_id"], self.decoders)
-            return self.sandbox.call(media_step, *arguments) if self.sandbox else media_step(*arguments)
-
-
-def _input_shape(feature: Any) -> PictureGeometry | int:
-    """The geometry of the pictures a feature's encoder wants, or the rate of the sound in Hz.
-
-    What knows the networks is imported only where a feature has one.
-    """
-    if isinstance(feature, FramesFeature):
-        from mmray.features.frames import picture_geometry
-
-        return picture_geometry(feature.encoder, feature.size, feature.crop)
-    if isinstance(feature, VisionFeature):
-        from mmray.features.vision import vision_geometry
-
-        return vision_geometry(feature.model, feature.crop)
-    if isinstance(feature, SpeechFeature):
-        from mmray.features.speech import speech_sample_rate_hz
-
-        return speech_sample_rate_hz(feature.model)
-    return feature.sample_rate_hz
+            arguments = (wanted, path, segment, self.decoders)
+            decoded = self.sandbox.call(decode, *arguments) if self.sandbox else decode(*arguments)
+            return prepare(feature, decoded, sample_id)
 
 
 class LocalMedia:

@@ -1,4 +1,4 @@
-"""A text → cleaned, its words, or the vectors a transformers model gives its tokens.
+"""What kinds made from texts share: their settings, how a text is cleaned, and what its words are.
 
 Cleaning takes whole words and marks out of a text and leaves every other character where it is, so that
 scripts without spaces, accents and emoji survive it.
@@ -7,14 +7,13 @@ scripts without spaces, accents and emoji survive it.
 import re
 import unicodedata
 from collections.abc import Collection, Iterator
+from typing import Literal
 
-import numpy as np
-import torch
-from torch import nn
+from mmray.errors import MediaError
+from mmray.features.base import FeatureSettings, Step, Text
+from mmray.settings import Positive
 
-from mmray.features.pretrained import load_network, load_preprocessor
-
-__all__ = ["ENGLISH_STOP_WORDS", "TextEncoder", "clean", "tokenize"]
+__all__ = ["ENGLISH_STOP_WORDS", "TextSettings", "as_words", "clean", "cleaned", "takes", "tokenize"]
 
 # Chinese and Japanese are written without spaces: each character is a word.
 _IDEOGRAPH = re.compile(
@@ -33,6 +32,48 @@ which while who whom why will with would you your yours yourself yourselves
 """
 ENGLISH_STOP_WORDS = frozenset(_ENGLISH.split())
 """Articles, pronouns, prepositions, auxiliaries; no negations, which turn a sentiment round."""
+
+
+class TextSettings(FeatureSettings):
+    """How a text is cleaned, in this order; letters of every script are left as they are."""
+
+    source: Literal["text"] = "text"
+    lowercase: bool = True
+    punctuation: bool = True
+    """Whether punctuation and symbols are kept."""
+    stop_words: Literal["english"] | list[str] | None = None
+    """Words to leave out, in any case: a built-in list, or your own; default: none."""
+    max_tokens: Positive = 256
+
+
+def takes(feature: TextSettings) -> Text:
+    """The sample's text."""
+    return Text()
+
+
+def cleaned(feature: TextSettings, text: str) -> tuple[str, list[str]]:
+    """The text as the settings want it, and its words.
+
+    Raises:
+        MediaError: `empty` where no word is left.
+
+    """
+    stop_words = ENGLISH_STOP_WORDS if feature.stop_words == "english" else feature.stop_words or ()
+    text = clean(
+        text,
+        lowercase=feature.lowercase,
+        punctuation=feature.punctuation,
+        stop_words=frozenset(word.lower() for word in stop_words),
+    )
+    found = tokenize(text, max_tokens=feature.max_tokens)
+    if not found:
+        raise MediaError("empty", "the text has no words")
+    return text, found
+
+
+def as_words(feature: TextSettings, text: str, sample_id: str) -> Step:
+    """The words of a text."""
+    return Step(cleaned(feature, text)[1])
 
 
 def clean(
@@ -85,42 +126,3 @@ def _tokens(text: str) -> Iterator[tuple[int, int]]:
 def _in_word(character: str) -> bool:
     """Whether a character (or none, at the ends of a text) is a letter, digit or combining mark."""
     return character != "" and unicodedata.category(character)[0] in "LNM" and not _IDEOGRAPH.match(character)
-
-
-class TextEncoder(nn.Module):
-    """A transformers model (an encoder, or the encoder of an encoder-decoder) as a function of texts.
-
-    Args:
-        model: A folder in Hugging Face format, or a hub id.
-        max_tokens: Longer texts are cut, as are those longer than the model can take.
-
-    Raises:
-        TableError: where the model is not there, is not whole, or cannot be downloaded.
-
-    """
-
-    def __init__(self, model: str, max_tokens: int = 256):
-        super().__init__()
-        self.tokenizer = load_preprocessor("AutoTokenizer", model)
-        self.network = load_network(model)
-        if self.tokenizer.pad_token is None:  # decoders such as GPT-2; the mask hides what is padded with
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        positions = getattr(self.network.config, "max_position_embeddings", None) or max_tokens
-        self.max_tokens = min(max_tokens, positions, self.tokenizer.model_max_length)
-        self.dim = int(self.network.config.hidden_size)
-
-    @torch.inference_mode()
-    def forward(self, texts: list[str]) -> list[np.ndarray]:
-        """One float32 [T, dim] a text: a vector a token, those the tokenizer adds ([CLS], [SEP]) included."""
-        device = next(self.network.parameters()).device
-        inputs = self.tokenizer(
-            texts,
-            padding=True,
-            padding_side="right",
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-        ).to(device)
-        states_BTD = self.network(**inputs).last_hidden_state.float().cpu().numpy()
-        mask_BT = inputs["attention_mask"].bool().cpu().numpy()
-        return [states[mask] for states, mask in zip(states_BTD, mask_BT)]

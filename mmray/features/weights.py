@@ -9,9 +9,8 @@ import os
 import tempfile
 from collections.abc import Mapping
 
-from mmray.config import Feature
-from mmray.config.features import WEIGHTS_FIELD
 from mmray.errors import TableError
+from mmray.features.kinds import Feature, kind_of
 from mmray.storage.filesystem import Storage
 from mmray.storage.uris import parent, scheme_of
 
@@ -24,7 +23,7 @@ def with_local_weights(features: Mapping[str, Feature], storage: Storage) -> dic
 
 
 def _with_local_weights(feature: Feature, storage: Storage) -> Feature:
-    field = WEIGHTS_FIELD.get(feature.kind)
+    field = kind_of(feature).weights
     if field is None or scheme_of(getattr(feature, field)) != "s3":
         return feature
     return feature.model_copy(update={field: local_weights(getattr(feature, field), storage)})

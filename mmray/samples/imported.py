@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmray.config import ImportedFeature
 from mmray.errors import MediaError, SamplesError
+from mmray.features.imported import ImportedFeature
 from mmray.samples.arrays import Columns, numbered
 
 __all__ = ["ImportedStep", "in_context", "sample_ids", "samples", "steps"]

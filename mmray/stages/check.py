@@ -105,12 +105,12 @@ def _try(config: Config, storage: Storage, samples: pa.Table) -> dict[str, dict[
     Raises:
         SamplesError: where not one feature of one sample came out.
     """
+    from mmray.features.device import Device
     from mmray.features.encoding import Encoding
     from mmray.stages.extract_actors import preparation
 
-    encoding = Encoding(
-        config.features, config.targets, encode_batch=config.extract.encode_batch, storage=storage
-    )
+    device = Device(batch=config.extract.encode_batch, precision=config.extract.precision)
+    encoding = Encoding(config.features, config.targets, device=device, storage=storage)
     tried: dict[str, dict[str, dict[str, Any]]] = {}
     for row in encoding(preparation(config, storage, config.extract.decoder)(samples)).to_pylist():
         errors = {error["modality"]: error for error in row["errors"]}

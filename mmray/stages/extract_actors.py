@@ -242,6 +242,7 @@ def _encoding(config: Config, storage: Storage) -> Any:
     import torch
 
     from mmray.distributed.pools import use_own_cpus
+    from mmray.features.device import Device
     from mmray.features.encoding import Encoding
 
     use_own_cpus()
@@ -249,7 +250,6 @@ def _encoding(config: Config, storage: Storage) -> Any:
     return Encoding(
         config.features,
         config.targets,
-        encode_batch=config.extract.encode_batch,
-        device=device,
+        device=Device(device, config.extract.encode_batch, config.extract.precision),
         storage=storage,
     )

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray import console
-from mmray.config import Config, ConfigLike, ImportedFeature, as_config
+from mmray.config import Config, ConfigLike, as_config
 from mmray.errors import MediaError, TableError
+from mmray.features.imported import ImportedFeature
 from mmray.samples.arrays import Columns, is_manifest, read_columns
 from mmray.samples.imported import ImportedStep, in_context, sample_ids, samples, steps
 from mmray.samples.index import SamplePlan, plan_samples

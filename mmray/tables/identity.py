@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmray.config import Config
-from mmray.config.features import WEIGHTS_FIELD
 from mmray.decode.choice import choose_decoders, decoder_versions
 from mmray.errors import TableError
+from mmray.features.imported import ImportedFeature
+from mmray.features.kinds import kind_of
 from mmray.features.weights import weights_fingerprint, with_local_weights
 from mmray.storage.filesystem import Storage
 from mmray.tables.parts import done_partitions
@@ -37,9 +38,9 @@ def feature_spec(config: Config, made_with: Mapping[str, Any] | None = None) -> 
     features = {}
     for name, feature in with_local_weights(config.features, Storage(config.storage)).items():
         features[name] = feature.model_dump(mode="json")
-        if field := WEIGHTS_FIELD.get(feature.kind):
+        if field := kind_of(feature).weights:
             features[name][field] = weights_fingerprint(getattr(feature, field), getattr(feature, "seed", 0))
-        elif feature.kind == "imported":
+        elif isinstance(feature, ImportedFeature):
             features[name]["path"] = _content_of(config, config.imported_from(feature))
     return {
         "schema_version": SCHEMA_VERSION,

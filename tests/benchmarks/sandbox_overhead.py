@@ -21,9 +21,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mmray.config import Feature, FramesFeature, MelFeature
 from mmray.decode.isolation import Sandbox
+from mmray.features.frames import FramesFeature
+from mmray.features.kinds import Feature
 from mmray.features.preparing import Preparation, Prepared
+from mmray.features.spectral import MelFeature
 from mmray.storage.filesystem import Storage
 from mmray.tables.schemas import sample_schema
 

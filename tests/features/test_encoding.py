@@ -5,11 +5,14 @@ import pyarrow as pa
 import pytest
 from scipy.io import wavfile
 
-from mmray.config import MelFeature, MfccFeature, SpectrogramFeature, SpeechFeature, WordVectorsFeature
+from mmray.features.base import Step
+from mmray.features.device import Device
 from mmray.features.encoding import Encoding, pooled
 from mmray.features.preparing import Preparation, Prepared
-from mmray.features.steps import Step
+from mmray.features.spectral import MelFeature, MfccFeature, SpectrogramFeature
+from mmray.features.transformer_audio import SpeechFeature
 from mmray.features.weights import local_weights, weights_fingerprint
+from mmray.features.word_vectors import WordVectorsFeature
 from mmray.storage.filesystem import Storage
 from mmray.tables.schemas import sample_schema
 
@@ -23,7 +26,7 @@ def samples(rows: list[dict], *sources: str) -> pa.Table:
 def table_of(features: dict, rows: list[dict], *sources: str, storage: Storage | None = None) -> pa.Table:
     storage = storage or Storage()
     prepared = Preparation(features, storage)(samples(rows, *sources))
-    return Encoding(features, {}, encode_batch=4, storage=storage)(prepared)
+    return Encoding(features, {}, device=Device(batch=4), storage=storage)(prepared)
 
 
 @pytest.mark.parametrize(("pooling", "expected"), [("mean", [2, 5 / 3]), ("max", [4, 3]), ("cls", [0, 1])])
@@ -59,7 +62,7 @@ def test_numbers_the_table_cannot_hold_are_failures():
         Step(np.array([[value, 0]], np.float32), 0.0, 1.0) for value in (1, 70_000, np.inf, np.nan)
     ]
     prepared = Prepared(samples([{}] * 4), {"voice": steps}, [[] for _ in steps])
-    table = Encoding(features, {}, encode_batch=4)(prepared)
+    table = Encoding(features, {}, device=Device(batch=4))(prepared)
     assert table["voice"].is_null().to_pylist() == [False, True, True, True]
     reasons = [
         [(e["stage"], e["modality"], e["reason"]) for e in errors] for errors in table["errors"].to_pylist()

@@ -22,18 +22,19 @@ from scipy.io import wavfile
 from mmray.config import (
     ClassificationTarget,
     Feature,
-    FramesFeature,
-    MelFeature,
     StorageConfig,
     Target,
-    TextFeature,
-    TokensFeature,
 )
 from mmray.decode.isolation import Sandbox
+from mmray.features.base import Step
+from mmray.features.device import Device
 from mmray.features.encoding import Encoding
 from mmray.features.exchange import from_arrow, to_arrow
+from mmray.features.frames import FramesFeature
 from mmray.features.preparing import Preparation, Prepared
-from mmray.features.steps import Step
+from mmray.features.spectral import MelFeature
+from mmray.features.tokens import TokensFeature
+from mmray.features.transformer_text import TextFeature
 from mmray.storage.filesystem import Storage
 from mmray.tables.schemas import feature_schema, sample_schema
 
@@ -133,7 +134,9 @@ def samples_of(rows: list[dict], folder: Path | None = None) -> pa.Table:
 
 
 def rows_of(features: dict[str, Feature], samples: pa.Table, *, encode_batch: int = 64) -> pa.Table:
-    return Encoding(features, TARGETS, encode_batch=encode_batch)(Preparation(features, Storage())(samples))
+    return Encoding(features, TARGETS, device=Device(batch=encode_batch))(
+        Preparation(features, Storage())(samples)
+    )
 
 
 # ------------------------------------------------------------------------------------ what is in a row
@@ -281,7 +284,7 @@ STAGES = {"absent": "samples", "missing_file": "fetch"}
 def test_every_sample_is_a_row_and_a_value_or_a_reason_for_each_feature(features, media):
     samples = samples_of([row for row, _ in CASES], media)
     table = rows_of(features, samples)
-    shapes = Encoding(features, TARGETS, encode_batch=1).shapes
+    shapes = Encoding(features, TARGETS, device=Device(batch=1)).shapes
     assert table.schema == feature_schema(shapes, TARGETS)
     assert table["sample_id"].to_pylist() == samples["sample_id"].to_pylist()
     assert table["digit"].to_pylist() == samples["digit"].to_pylist()
@@ -362,7 +365,7 @@ def same(one: pa.Table, other: pa.Table) -> bool:
 def test_slices_and_batches_change_nothing(features, media, encode_batch):
     samples = samples_of([row for row, _ in CASES], media)
     whole = rows_of(features, samples)
-    encoding = Encoding(features, TARGETS, encode_batch=encode_batch)
+    encoding = Encoding(features, TARGETS, device=Device(batch=encode_batch))
     for slice_samples in (1, 5, 100):
         slices = Preparation(features, Storage()).slices(samples, slice_samples)
         assert same(pa.concat_tables(encoding(prepared) for prepared in slices), whole)
@@ -387,7 +390,7 @@ def test_a_decoded_partition_travels_between_pools_unchanged(features, media):
     with pa.ipc.new_stream(sink, there.schema) as writer:
         writer.write_table(there, max_chunksize=5)
     arrived = from_arrow(pa.ipc.open_stream(sink.getvalue()).read_all())
-    encoding = Encoding(features, TARGETS, encode_batch=64)
+    encoding = Encoding(features, TARGETS, device=Device(batch=64))
     assert arrived.seconds == prepared.seconds
     assert arrived.errors == prepared.errors
     assert same(arrived.samples, prepared.samples)
@@ -434,7 +437,7 @@ def test_every_kind_of_step_makes_the_round_trip():
 def test_no_samples_are_no_rows(features):
     none = samples_of([])
     prepared = from_arrow(to_arrow(Preparation(features, Storage())(none)))
-    assert Encoding(features, TARGETS, encode_batch=64)(prepared).num_rows == 0
+    assert Encoding(features, TARGETS, device=Device(batch=64))(prepared).num_rows == 0
     assert list(Preparation(features, Storage()).slices(none, 4)) == []
 
 
@@ -507,7 +510,7 @@ def test_a_shared_file_is_fetched_once_and_dropped_after_its_last_sample(
     assert bucket.copies == [1, 2, 1, 1]
     assert os.listdir(bucket.scratch) == []
 
-    encoding = Encoding(features, TARGETS, encode_batch=64)
+    encoding = Encoding(features, TARGETS, device=Device(batch=64))
     assert same(pa.concat_tables(map(encoding, slices)), rows_of(features, samples_at(str(media))))
 
 

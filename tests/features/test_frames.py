@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from mmray.features.frames import FrameEncoder, picture_geometry
+from mmray.features.frames import FrameNetwork, picture_geometry
 
 HEADS = {
     "resnet18": ("fc", 512),
@@ -32,7 +32,7 @@ def test_the_head_is_off(name, tmp_path):
     if name == "inception_v3":
         vars(network)["transform_input"] = True  # as torchvision's own weights want it
 
-    encoder = FrameEncoder(name, str(tmp_path / "weights.pt"))
+    encoder = FrameNetwork(name, str(tmp_path / "weights.pt"))
     side = picture_geometry(name).crop_px
     pixels = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8)
     weights: Any = torchvision.models.get_model_weights(name)

@@ -10,9 +10,10 @@ import transformers
 from PIL import Image
 
 from mmray.decode.image import decode_image
-from mmray.errors import TableError
-from mmray.features.speech import SpeechEncoder, speech_sample_rate_hz
-from mmray.features.vision import VisionEncoder, vision_geometry
+from mmray.errors import MediaError, TableError
+from mmray.features.base import Step
+from mmray.features.transformer_audio import SpeechEncoder, speech_sample_rate_hz
+from mmray.features.transformer_vision import VisionNetwork, vision_geometry
 
 RATE_HZ = 16_000
 SMALL: dict[str, Any] = {
@@ -74,7 +75,7 @@ def picture(tmp_path_factory) -> str:
 )
 def test_a_vision_model_sees_what_its_own_processor_shows_it(tmp_path, picture, make, vector):
     model = make(tmp_path)
-    encoder = VisionEncoder(model, vector)
+    encoder = VisionNetwork(model, vector)
     pixels = torch.from_numpy(decode_image(picture, vision_geometry(model)).pixels)
     ours = encoder(pixels)
 
@@ -96,12 +97,12 @@ def test_a_vision_model_sees_what_its_own_processor_shows_it(tmp_path, picture, 
 def test_a_model_without_its_weights_or_files_is_refused(tmp_path):
     model = vit(tmp_path / "vit")
     with pytest.raises(TableError, match="cannot be loaded"):
-        VisionEncoder(str(tmp_path / "nowhere"))
+        VisionNetwork(str(tmp_path / "nowhere"))
     config = transformers.ViTConfig(**SMALL, image_size=32, patch_size=8)
     transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(model)
-    VisionEncoder(model, "cls")
+    VisionNetwork(model, "cls")
     with pytest.raises(TableError, match="pooler"):
-        VisionEncoder(model, "pooler")
+        VisionNetwork(model, "pooler")
 
 
 # ------------------------------------------------------------------------------------ sound
@@ -145,12 +146,18 @@ def by_hand(model: str, samples: np.ndarray) -> torch.Tensor:
         return network(inputs[network.main_input_name]).last_hidden_state[0]
 
 
+def vectors(encoder: SpeechEncoder, *waveforms: np.ndarray) -> list[np.ndarray]:
+    """[T, dim] a sound; of one that is too short, no steps."""
+    found = encoder([Step(waveform) for waveform in waveforms])
+    return [np.zeros((0, encoder.dim)) if isinstance(one, MediaError) else one.value for one in found]
+
+
 @pytest.mark.parametrize("make", [wav2vec2, hubert])
 def test_waveform_models(tmp_path, make):
     model = make(tmp_path)
     encoder = SpeechEncoder(model)
     assert speech_sample_rate_hz(model) == RATE_HZ
-    (ours,) = encoder([sound(0.7)])
+    (ours,) = vectors(encoder, sound(0.7))
     np.testing.assert_allclose(ours, by_hand(model, sound(0.7)), rtol=1e-4, atol=1e-5)
     # 7 convolutions of these kernels and strides: a step every 320 samples, each of 400.
     assert ours.shape == ((11200 - 400) // 320 + 1, 16)
@@ -161,7 +168,7 @@ def test_waveform_models(tmp_path, make):
 def test_whisper(tmp_path):
     model = whisper(tmp_path)
     encoder = SpeechEncoder(model)
-    (ours,) = encoder([sound(1.0)])
+    (ours,) = vectors(encoder, sound(1.0))
     np.testing.assert_allclose(ours, by_hand(model, sound(1.0))[:50], rtol=1e-4, atol=1e-5)
     assert encoder.step_s == pytest.approx(0.02)
 
@@ -169,7 +176,7 @@ def test_whisper(tmp_path):
 def test_patches_of_a_spectrogram_are_averaged_over_frequency(tmp_path):
     model = spectrogram(tmp_path)
     encoder = SpeechEncoder(model)
-    (ours,) = encoder([sound(0.5)])
+    (ours,) = vectors(encoder, sound(0.5))
     patches = by_hand(model, sound(0.5))[2:]  # 2 bands × 11 times
     expected = torch.stack([patches[t::11].mean(0) for t in range(5)])
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
@@ -180,17 +187,17 @@ def test_patches_of_a_spectrogram_are_averaged_over_frequency(tmp_path):
 def test_neighbours_in_a_batch_change_nothing(tmp_path, make):
     encoder = SpeechEncoder(make(tmp_path))
     clips = [sound(0.5, 1), sound(0.9, 2), sound(0.5, 3), np.zeros(3, np.float32)]
-    together = encoder(clips)
-    for clip, vectors in zip(clips[:3], together, strict=False):
-        np.testing.assert_allclose(vectors, encoder([clip])[0], rtol=1e-4, atol=1e-5)
+    together = vectors(encoder, *clips)
+    for clip, ours in zip(clips[:3], together, strict=False):
+        np.testing.assert_allclose(ours, vectors(encoder, clip)[0], rtol=1e-4, atol=1e-5)
     assert len(together[3]) <= 1, "too short for a step of its own"
 
 
 def test_long_sound_goes_in_pieces_without_a_seam(tmp_path):
     model = wav2vec2(tmp_path)
     long = sound(2.3)
-    (pieces,) = SpeechEncoder(model, chunk_s=1.0)([long])
-    (whole,) = SpeechEncoder(model, chunk_s=30.0)([long])
+    (pieces,) = vectors(SpeechEncoder(model, chunk_s=1.0), long)
+    (whole,) = vectors(SpeechEncoder(model, chunk_s=30.0), long)
     assert len(pieces) == len(whole), "as many steps, so the same times"
     # Each piece is one second of steps, computed as if it were alone.
     np.testing.assert_allclose(pieces[50:100], by_hand(model, long[16000 : 32000 + 80]), rtol=1e-4, atol=1e-5)

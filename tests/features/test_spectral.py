@@ -4,7 +4,7 @@ import librosa
 import numpy as np
 import pytest
 
-from mmray.features.spectral import log_mel, log_spectrogram, mfcc, spectrogram_bins
+from mmray.features.spectral import log_mel, log_spectrogram, mfcc
 
 RATE_HZ = 16_000
 STFT = {"sample_rate_hz": RATE_HZ, "window_ms": 25.0, "hop_ms": 10.0}
@@ -22,7 +22,7 @@ def sound() -> np.ndarray:
 def test_log_spectrogram(sound):
     power = np.abs(librosa.stft(sound, **LIBROSA)) ** 2
     ours = log_spectrogram(sound, **STFT)
-    assert ours.shape == (101, spectrogram_bins(RATE_HZ, 25.0)) == (101, 257)
+    assert ours.shape == (101, 257)
     # As power: the logarithm of next to nothing has no precision to compare.
     np.testing.assert_allclose(np.exp(ours), power.T, rtol=1e-4, atol=1e-5)
 

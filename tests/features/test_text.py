@@ -7,7 +7,7 @@ import pytest
 
 from mmray.errors import TableError
 from mmray.features.text import clean, tokenize
-from mmray.features.words import WordVectors
+from mmray.features.word_vectors import WordVectors
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def binary() -> bytes:
 def test_word_vectors_of_every_format(tmp_path, content):
     (tmp_path / "vectors").write_bytes(content)
     vectors = WordVectors(str(tmp_path / "vectors"))
-    np.testing.assert_array_equal(vectors(["naïve", "unheard", "好"]), VECTORS[[3, 0]])
-    assert vectors(["unheard"]).shape == (0, 3)
+    np.testing.assert_array_equal(vectors.of(["naïve", "unheard", "好"]), VECTORS[[3, 0]])
+    assert vectors.of(["unheard"]).shape == (0, 3)
     assert vectors.dim == 3
 
 

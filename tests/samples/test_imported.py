@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mmray.config import ImportedFeature
 from mmray.errors import MediaError, SamplesError
+from mmray.features.imported import ImportedFeature
 from mmray.samples.imported import ImportedStep, in_context, sample_ids, samples, steps
 
 

@@ -1,4 +1,4 @@
-"""A file of word vectors (GloVe, word2vec) → a table of them; words → the vectors of those it knows.
+"""`word_vectors`: words → their vectors in a file (GloVe, word2vec).
 
 A word the file lacks gives no step at all: a zero vector would look like data. The formats, by their first
 bytes: GloVe's text (`word x x …` a line), word2vec's text (the same after a line `words dim`) and word2vec's
@@ -6,18 +6,34 @@ binary one (the same header, then each word, a space, and its float32 numbers, l
 2013, word2vec.c).
 """
 
-from collections.abc import Sequence
-from typing import BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, Literal
 
 import numpy as np
 
-from mmray.errors import TableError
+from mmray.errors import MediaError, TableError
+from mmray.features.base import Dtype, Kind, Pooling, Step
+from mmray.features.device import Device
+from mmray.features.text import TextSettings, as_words, takes
+from mmray.settings import FilePath
 
-__all__ = ["WordVectors"]
+__all__ = ["KIND", "WordVectors", "WordVectorsFeature"]
+
+
+class WordVectorsFeature(TextSettings):
+    """Text → the vector of each word, from a GloVe or word2vec file; words it lacks are left out."""
+
+    kind: Literal["word_vectors"]
+    path: FilePath
+    """GloVe's text format, or word2vec's text or binary one, local or s3://."""
+    pooling: Pooling = "none"
+    """A vector a word (none), or one a sample: their mean, or the largest of each number."""
+    dtype: Dtype = "float32"
+    """Of the stored vectors."""
 
 
 class WordVectors:
-    """Vectors float32 [words, dim] by word; of a word given twice, the first.
+    """Words → their vectors, rows of `vectors` float32 [words, dim]; of a word given twice, the first.
 
     Raises:
         TableError: where the file is none of the formats, or breaks off.
@@ -36,7 +52,13 @@ class WordVectors:
         self.row = {word: row for row, word in reversed(list(enumerate(words)))}
         self.dim = vectors.shape[1]
 
-    def __call__(self, words: Sequence[str]) -> np.ndarray:
+    def __call__(self, steps: Sequence[Step]) -> Iterator[Step | MediaError]:
+        """The vectors of the words of each text, in their order; `empty` where it knows none."""
+        for step in steps:
+            found = self.of(step.value)
+            yield Step(found) if len(found) else MediaError("empty", "none of the words has a vector")
+
+    def of(self, words: Sequence[str]) -> np.ndarray:
         """float32 [T, dim] of the words it knows, in their order; T is 0 where it knows none."""
         rows = [self.row[word] for word in words if word in self.row]
         return self.vectors[rows]
@@ -104,3 +126,10 @@ def _read_binary(file: BinaryIO, count: int, dim: int) -> tuple[list[str], np.nd
         vectors[row] = np.frombuffer(numbers, "<f4")
         words.append(word.lstrip(b"\n").decode("utf-8"))
     return words, vectors
+
+
+def _encoder(feature: WordVectorsFeature, device: Device) -> WordVectors:
+    return WordVectors(feature.path)
+
+
+KIND = Kind(WordVectorsFeature, takes=takes, prepare=as_words, encoder=_encoder, weights="path")

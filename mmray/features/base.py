@@ -1,0 +1,99 @@
+"""What a kind of feature is: its settings, what it takes from a sample, its encoder, its columns.
+
+    takes      settings → what is decoded for it: pictures, a sound at a rate, or the text as it is
+    prepare    what was decoded → a `Step` for its encoder, or one that is stored as it is
+    encoder    settings → a network as a function of many steps; None: stored as prepared
+
+A kind is one file of this package and one line of `kinds.KINDS`; nothing else knows it. Settings are read
+wherever a config is, so such a file imports torch and its relatives inside the functions that use them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from mmray.decode.wanted import Pictures, Sound
+from mmray.errors import MediaError
+from mmray.features.device import Device
+from mmray.settings import Section
+
+__all__ = ["Dtype", "Encoder", "FeatureSettings", "Kind", "Pooling", "Step", "Text", "joined"]
+
+Pooling = Literal["none", "mean", "max"]
+Dtype = Literal["float32", "float16"]
+
+
+class FeatureSettings(Section):
+    """The section of a feature; each kind adds its own."""
+
+    kind: str
+    source: str
+    """The column of the samples it is made from."""
+
+
+class Text(NamedTuple):
+    """Wanted of a sample: its text."""
+
+
+class Step(NamedTuple):
+    """Of one sample: uint8 pictures [T, H, W, 3], a waveform [N], vectors [T, D], words or a text."""
+
+    value: Any
+    start_s: float | None = None
+    """The time of the first step, seconds from the start of the sample."""
+    step_s: float | None = None
+    """From one step to the next."""
+    times_s: np.ndarray | None = None
+    """Of pictures: the time of each, float32 [T]."""
+
+
+class Encoder(Protocol):
+    """Steps as they were prepared → one with vectors [T, dim] each, or the reason why there is none."""
+
+    dim: int
+
+    def __call__(self, steps: Sequence[Step]) -> Iterable[Step | MediaError]:
+        """One an item, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of feature. Functions get the feature's settings first."""
+
+    settings: type[FeatureSettings]
+    takes: Callable[[Any], Pictures | Sound | Text] | None = None
+    """None: made elsewhere, and imported."""
+    prepare: Callable[[Any, Any, str], Step] | None = None
+    """(settings, what was decoded, sample id) → the step; a MediaError is the sample's fault."""
+    encoder: Callable[[Any, Device], Encoder] | None = None
+    dim: Callable[[Any], int | None] | None = None
+    """Numbers of a step, where there is no encoder to say so; None: words."""
+    timed: bool = False
+    """Whether each step has a time of its own."""
+    weights: str | None = None
+    """The setting that names a file or folder of weights."""
+    code: str | None = None
+    """The setting that may name code of the user's own, `package.module:function`."""
+    libraries: tuple[str, ...] = ()
+    """Packages whose versions can change its numbers, beside the decoders."""
+
+    @property
+    def name(self) -> str:
+        """As `kind` of a feature has it."""
+        return self.settings.model_fields["kind"].annotation.__args__[0]  # pyright: ignore
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the feature's name is followed by in the columns of its table."""
+        return ("", "_length", "_start_s", "_step_s", *(("_times_s",) if self.timed else ()))
+
+
+def joined(parts: Iterator[np.ndarray | MediaError], lengths: Sequence[int]) -> Iterator[Any]:
+    """Results of consecutive pieces, `lengths` of them a sample: joined, or the first that is a fault."""
+    for length in lengths:
+        own = [next(parts) for _ in range(length)]
+        fault = next((part for part in own if isinstance(part, MediaError)), None)
+        yield fault or (np.concatenate(own) if own else np.zeros((0, 0), np.float32))
