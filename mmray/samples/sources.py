@@ -72,6 +72,8 @@ def find_source(config: SamplesConfig, storage: Storage, output: str = "") -> So
         infos = {}
         for pattern in [given] if isinstance(given, str) else given or []:
             infos |= _matching(pattern, storage, f"no such {key} (samples.{key})")
+        if config.shards and (other := [uri for uri in infos if not uri.lower().endswith(".tar")]):
+            raise SamplesError(f"{other[0]}: a shard is an uncompressed .tar file (samples.shards)")
     digest = hashlib.sha256()
     for uri, info in infos.items():
         stamp = f"{uri} {info['size']} {info.get('ETag') or info.get('mtime')}\n"

@@ -6,8 +6,10 @@ absent: locally a rename, on S3 the put itself; files are therefore also markers
 """
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -41,13 +43,28 @@ __all__ = ["Storage"]
 
 # s3fs repeats whole calls, each of which botocore repeats already; only a body cut off needs it.
 BODY_ATTEMPTS = 2
+COPIED_BYTES = 2**20
 
 
-def _cut(path: str, span: Span, file: IO[bytes]) -> None:
+def _copy_span(path: str, span: Span, file: IO[bytes]) -> None:
+    """A member of a local archive into `file`, in pieces; less of it where the archive ends."""
     with open(path, "rb") as whole:
         whole.seek(span.offset)
-        file.write(whole.read(span.size))
+        left = span.size or 0
+        while data := whole.read(min(left, COPIED_BYTES)):
+            file.write(data)
+            left -= len(data)
     file.flush()
+
+
+def _require_file(path: str) -> None:
+    """Raise what opening raises, without waiting, and for what is no file: a pipe, a device, a folder."""
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "no regular file")
+    finally:
+        os.close(opened)
 
 
 @dataclass(frozen=True)
@@ -223,17 +240,20 @@ class Storage:
 
         """
         with contextlib.ExitStack() as stack:
-            if cell := cell_of(uri):
+            span = span_of(uri)
+            cell = cell_of(uri)
+            if (cell or span.size is not None) and self._is_file(uri):
+                span, cell = Span(uri, 0, None, os.path.splitext(uri)[1]), None
+            if cell:
                 yield stack.enter_context(self._cell(uri, cell))
                 return
-            span = span_of(uri)
             on_s3 = scheme_of(span.uri) == "s3"
             try:
                 _require_possible(span.uri)
                 path = absolute(span.uri)
                 if not on_s3:
                     with self.faults(uri):
-                        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+                        _require_file(path)
             except StorageError as error:
                 missing = isinstance(error.__cause__, FileNotFoundError)
                 reason, detail = ("missing_file", uri) if missing else ("fetch_failed", str(error))
@@ -243,13 +263,28 @@ class Storage:
                 if on_s3:
                     self._fetch(uri, span, copy)
                 else:
-                    _cut(path, span, copy)
+                    self._cut(uri, path, span, copy)
                 if span.size not in (None, copy.tell()):
                     raise MediaError(
                         "fetch_failed", f"{uri}: the archive ends after {copy.tell()} of its bytes"
                     )
                 path = copy.name
             yield path
+
+    def _cut(self, uri: str, path: str, span: Span, file: IO[bytes]) -> None:
+        """A member of a local archive into `file`; raises as `media`."""
+        try:
+            with self.faults(uri):
+                _copy_span(path, span, file)
+        except StorageError as error:
+            if s3.verdict(error.__cause__) == "stop":
+                raise
+            raise MediaError("fetch_failed", str(error)) from error
+
+    @staticmethod
+    def _is_file(uri: str) -> bool:
+        """Whether a local file is called like a place in another."""
+        return scheme_of(uri) != "s3" and "\0" not in uri and os.path.lexists(absolute(uri))
 
     @contextlib.contextmanager
     def _cell(self, uri: str, cell: Cell) -> Iterator[str]:

@@ -47,7 +47,8 @@ def join(folder: str, uri: str) -> str:
 
 def member_uri(archive: str, offset: int, size: int, extension: str) -> str:
     """`size` bytes of an uncompressed archive, from `offset`, as a URI: `shard.tar#offset+size.mp4`."""
-    return f"{archive}#{offset}+{size}.{extension.rpartition('.')[2]}"
+    suffix = re.sub(r"[^a-z0-9]", "", extension.rpartition(".")[2].lower())
+    return f"{archive}#{offset}+{size}" + (f".{suffix}" if suffix else "")
 
 
 class Span(NamedTuple):
@@ -61,7 +62,7 @@ class Span(NamedTuple):
 
 def span_of(uri: str) -> Span:
     """What a media URI means: a file, or a member of an archive."""
-    if member := re.fullmatch(r"(.+)#(\d+)\+(\d+)(\.[a-z0-9]+)", uri):
+    if member := re.fullmatch(r"(.+\.tar)#([0-9]{1,18})\+([0-9]{1,18})(\.[a-z0-9]+|)", uri, re.IGNORECASE):
         return Span(member[1], int(member[2]), int(member[3]), member[4])
     return Span(uri, 0, None, os.path.splitext(uri)[1])
 
