@@ -77,7 +77,8 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         for name in shown:
             interval = row["interval"].get(name)
             number = _figure(row["metrics"].get(name))
-            cells.append(number + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""))
+            whole = interval and None not in interval
+            cells.append(number + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if whole else ""))
         table.add_row(row["model"], str(row["n"]), *cells)
     return table
 
@@ -165,6 +166,8 @@ def _show_train(summary: Mapping[str, Any]) -> None:
     )
     if summary["transfer"]:
         out.print(f"  start    {summary['transfer']}", markup=False)
+    for warning in summary.get("warnings", []):  # absent in results of mmray 0.1
+        out.print(f"  note     {warning}", markup=False)
     show_results(summary)
 
 

@@ -6,7 +6,8 @@ from mmray.config.explain import did_you_mean, explain, merged
 from mmray.config.metrics import metric_names
 from mmray.config.samples import MEDIA_SOURCES
 from mmray.config.schema import Config
-from mmray.config.values import assign, set_at, with_tuples
+from mmray.config.search import space_faults
+from mmray.config.values import assign, with_tuples
 from mmray.features.kinds import kind_of
 
 __all__ = ["broken_rules"]
@@ -45,7 +46,7 @@ def broken_rules(config: Config) -> list[tuple[str, str]]:
         for name in config.train.loss_weights.keys() - config.targets.keys():
             hint = did_you_mean(name, config.targets)
             faults.append((f"train.loss_weights.{name}", f"no target has this name{hint}"))
-    return faults + _unsearchable(config) + _incomparable(config)
+    return faults + space_faults(config) + _incomparable(config)
 
 
 def _clashing(config: Config) -> list[tuple[str, str]]:
@@ -66,28 +67,6 @@ def _claim(owners: dict[str, str], path: str, name: str, suffixes: tuple[str, ..
     taken = [(column, owners[column]) for column in columns if column in owners]
     owners.update(dict.fromkeys(columns, path))
     return [(path, f"{owner} already has a column {column!r}; rename it") for column, owner in taken]
-
-
-def _unsearchable(config: Config) -> list[tuple[str, str]]:
-    """Settings of `tune.space` that do not exist, and values they cannot take.
-
-    Rules between settings (heads divide hidden) are left to the trial, which knows all its values; so
-    are the settings beside a `kind` that is searched too.
-    """
-    settings = config.model_dump(mode="json", exclude={"tune"})
-    faults = []
-    for dotted, space in config.tune.space.items():
-        path = f"tune.space.{dotted}"
-        if dotted.split(".")[0] not in ("model", "train"):
-            faults.append((path, "only model.… and train.… settings are searched"))
-            continue
-        if f"{dotted.rpartition('.')[0]}.kind" in config.tune.space.keys() - {dotted}:
-            continue
-        for value in space.grid or space.choice or space.uniform or space.log_uniform or ():
-            data, fault = set_at(settings, dotted, value)
-            found = [fault] if fault else type_faults(data)
-            faults += [(path, message if at == dotted else f"{at} {message}") for at, message in found]
-    return merged(faults)
 
 
 def _incomparable(config: Config) -> list[tuple[str, str]]:
@@ -123,12 +102,4 @@ def _all_faults(data: dict) -> list[tuple[str, str]]:
         Config.model_validate(with_tuples(data))
     except ValidationError as error:
         return [explain(fault) for fault in error.errors()]
-    return []
-
-
-def type_faults(data: dict) -> list[tuple[str, str]]:
-    try:
-        Config.model_validate(with_tuples(data))
-    except ValidationError as error:
-        return [explain(fault) for fault in error.errors() if fault["type"] != "value_error"]
     return []

@@ -53,6 +53,8 @@ class TrainConfig(Section):
     """Also train a model on each modality alone, for the rows the fused model must beat."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
     """Times the run may go on from its last checkpoint after a worker died."""
+    stall_timeout_s: PositiveFloat = 600.0
+    """How long the workers may not fit the cluster, after a node is lost, before the run ends."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -61,6 +63,9 @@ class TrainConfig(Section):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leave none of the {self.epochs} epochs")
         return self
+
+
+Integers = tuple[int, int]
 
 
 class Space(Section):
@@ -74,13 +79,20 @@ class Space(Section):
     """A number between two, at random."""
     log_uniform: tuple[PositiveFloat, PositiveFloat] | None = None
     """A number between two, at random on a log scale."""
+    int: Integers | None = None
+    """A whole number from the first to the second, both included, at random."""
+
+    @property
+    def values(self) -> list[Any]:
+        """All values, or the ends of a range."""
+        return [*(self.grid or self.choice or self.uniform or self.log_uniform or self.int or ())]
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         given = [kind for kind in type(self).model_fields if getattr(self, kind) is not None]
         if len(given) != 1:
             raise ValueError("give exactly one of " + ", ".join(type(self).model_fields))
-        bounds = self.uniform or self.log_uniform
+        bounds = self.uniform or self.log_uniform or self.int
         if bounds and bounds[0] >= bounds[1]:
             raise ValueError(f"the range [{bounds[0]:g}, {bounds[1]:g}] is empty")
         if self.grid == [] or self.choice == []:
@@ -105,14 +117,25 @@ class TuneConfig(Section):
     """Which settings to search, and how hard."""
 
     space: dict[str, Space] = {}
-    """Dotted path of a setting of `model` or `train` → {grid|choice|uniform|log_uniform: …}."""
+    """Dotted path of a setting of `model`, `train` or `targets` → {grid|choice|uniform|log_uniform|int: …},
+    and `features` → {grid|choice: [[names], …]}. A setting that only some of the searched kinds have is
+    tried with those."""
+    searcher: Literal["random", "grid", "optuna"] = "random"
+    """random: `trials` draws, each with every combination of the grids; grid: every combination of grids and
+    choices; optuna: each trial is drawn where earlier ones were good (TPE, Bergstra et al. 2011)."""
+    scheduler: Literal["asha", "median", "none"] = "asha"
+    """Who stops trials early: asha (Li et al. 2020) keeps one in `reduction` at each rung; median (Golovin et
+    al. 2017) stops those below the median of the others at the same epoch; none lets all end."""
     trials: Positive = 16
-    """Draws from the space; every combination of the grids counts as one draw of the rest."""
+    """Draws from the space."""
+    time_budget_s: PositiveFloat | None = None
+    """When this is spent the search ends with the trials it has; default: no limit."""
     concurrent: Positive | Auto = "auto"
     cpus_per_trial: PositiveFloat = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    """A share of one, or whole GPUs; 0: trials see none."""
     grace_epochs: Positive = 3
-    """ASHA stops no trial before this many epochs."""
+    """No trial is stopped before this many epochs."""
     reduction: Annotated[int, Field(ge=2)] = 3
     """ASHA keeps one in this many trials at each rung."""
     seed: int = 0

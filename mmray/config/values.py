@@ -163,7 +163,7 @@ def with_tuples(data: Any) -> Any:
     if isinstance(data, dict):
         return {
             key: tuple(value)
-            if key in ("crop", "uniform", "log_uniform") and isinstance(value, list)
+            if key in ("crop", "uniform", "log_uniform", "int") and isinstance(value, list)
             else with_tuples(value)
             for key, value in data.items()
         }

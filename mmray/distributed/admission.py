@@ -71,6 +71,11 @@ class Workers:
     elastic: tuple[int, int] | None = None
 
     @property
+    def least(self) -> int:
+        """How many must fit for the training to go on."""
+        return self.elastic[0] if self.elastic else self.count
+
+    @property
     def pool(self) -> Pool:
         """The same as a pool."""
         return Pool(self.count, self.cpus, 1.0 if self.gpu else 0.0)
@@ -205,7 +210,7 @@ def plan_tune(config: TuneConfig, nodes: list[Node]) -> int:
     if wanted > most:
         pool = Pool(wanted, config.cpus_per_trial, config.gpus_per_trial)
         raise PlanError(_refusal("tune", [("tune.concurrent", pool)], nodes))
-    return min(wanted, config.trials)
+    return wanted
 
 
 def plan_compare(nodes: list[Node], cpus: float) -> Pool:

@@ -25,6 +25,7 @@ __all__ = [
     "connect",
     "fault_in",
     "nodes",
+    "own_device",
     "quiet_data",
     "stream_partitions",
     "use_own_cpus",
@@ -210,6 +211,21 @@ class _Stage:
             return self.stage(block)
         except MmrayError as fault:
             return with_fault(fault)
+
+
+def own_device() -> str:
+    """In a task or actor: `cuda` where Ray gave it a GPU, else `cpu`, and then torch sees none.
+
+    Without a GPU of its own a process would see, and fill, all that the machine has (`connect` says why).
+    """
+    import ray
+
+    if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def use_own_cpus() -> None:

@@ -1,12 +1,15 @@
-"""A search space in, the best config out: Ray Tune runs the same `fit` many times, ASHA stops the poor.
+"""A search space in, the best config out: Ray Tune runs the same `fit` many times and stops the poor.
 
-A trial is one process that is given the feature table and reports every epoch's validation metrics; the
-test split is not touched. The best settings are written as a config that `mmray train` takes. An
-interrupted search goes on where it was.
+A trial is told by its settings; it runs in a process that has run others before, on features that all share,
+and reports every epoch's validation metrics. The test split is not touched. Trials are compared by
+`train.monitor`, which no setting that is searched may change. A trial that fails (it diverges, or its
+settings contradict each other) has a reason and is never the best; one that dies goes on from its checkpoint.
+
+The search is named by all that decides it. A finished one is read; one that was interrupted is continued:
+what ended is kept, what ran goes on, what died is tried again.
 """
 
-import csv
-import io
+import json
 import math
 import os
 import time
@@ -15,36 +18,54 @@ from typing import Any
 
 import numpy as np
 
-from mmray.config import Config, ConfigLike, Space, as_config, dump_config, override
+from mmray.config import Config, ConfigLike, Space, as_config, dump_config
 from mmray.config.metrics import lower_is_better
+from mmray.config.search import choose, draws
+from mmray.config.variants import varied
 from mmray.distributed.admission import Pool, Workers, plan_memory, plan_tune
 from mmray.distributed.feeding import load_features, open_table, streaming_window
 from mmray.distributed.progress import EpochFeed, watch_trials
+from mmray.distributed.trial import run_trial
 from mmray.errors import ConfigError, TableError
-from mmray.stages.train import check_targets, other_model, require_features
+from mmray.stages.train import check_targets, require_features
 from mmray.storage.filesystem import Storage
 from mmray.tables.identity import hash_of
 
 __all__ = ["tune"]
+
+RESTARTS = 2
+"""Times a trial goes on after its process or node died."""
 
 
 def tune(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     """Search `tune.space`; write the table of trials and the best config, return a summary.
 
     Raises:
-        ConfigError: where the space is empty, or one of its values is not valid.
+        ConfigError: where the space is empty.
+        SamplesError: where a split is empty, a label is unknown, or the monitor is undefined.
         TableError: where the features are not there or every trial failed.
         PlanError: where not even one trial fits.
     """
     config = as_config(config)
-    _check_space(config)
+    if not config.tune.space:
+        raise ConfigError("config", [("tune.space", "is empty: name a setting to search")])
     storage = Storage(config.storage)
     features = require_features(config, storage)
-    check_targets(config, load_features(config, storage, []))
+    folder = config.path("tune", _search_name(config, features))
+    summary = storage.read_json(f"{folder}/_summary.json")
+    if summary is None:
+        check_targets(config, load_features(config, storage, []))
+        summary = _tune(config, storage, folder, address)
+        storage.write_json(f"{folder}/_summary.json", summary)
+    return summary
+
+
+def _tune(config: Config, storage: Storage, folder: str, address: str | None) -> dict[str, Any]:
     from mmray.distributed import pools as cluster
 
     cluster.connect(address)
     nodes = cluster.nodes()
+    planned = config.tune.trials if config.tune.searcher == "optuna" else draws(config)
     concurrent = plan_tune(config.tune, nodes)
     shares = Workers(concurrent, config.tune.cpus_per_trial, config.tune.gpus_per_trial > 0)
     window = streaming_window(config, storage, plan_memory(config.train, shares, nodes))
@@ -52,19 +73,21 @@ def tune(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     start = time.perf_counter()
     epochs = EpochFeed.start()
     with watch_trials(epochs, min if _mode(config) == "min" else max):
-        results = _search(config, storage, features, window, concurrent, epochs)
+        results = _search(config, storage, folder, planned, window, concurrent, epochs)
     trials = _trial_rows(results, config)
     best = trials[0]
-    if math.isnan(best["best"]):
-        reasons = "; ".join(dict.fromkeys(str(trial["error"]) for trial in trials))
-        raise TableError(f"{config.path('tune')}: all {len(trials)} trials failed: {reasons}")
-    folder = config.path("tune")
+    if best["best"] is None:
+        reasons = "; ".join(dict.fromkeys(str(trial["error"] or trial["state"]) for trial in trials))
+        raise TableError(f"{folder}: no trial of {len(trials)} has a result: {reasons}")
     storage.write(f"{folder}/trials.csv", _as_csv(trials))
-    settings = {dotted: best[dotted] for dotted in config.tune.space}
-    storage.write(f"{folder}/best.yaml", dump_config(override(config, settings)).encode())
-    summary = {
+    settings = {dotted: best[dotted] for dotted in config.tune.space if best[dotted] is not None}
+    # Dropout draws by worker: the value of the trial is that of one worker.
+    found = varied(config, {**settings, "train.workers": 1, "train.min_workers": None})
+    storage.write(f"{folder}/best.yaml", dump_config(found).encode())
+    return {
         "trials": len(trials),
-        "failed": sum(trial["error"] is not None for trial in trials),
+        "failed": sum(trial["state"] == "failed" for trial in trials),
+        "states": {state: [t["state"] for t in trials].count(state) for state in STATES},
         "monitor": config.train.monitor,
         "best_value": best["best"],
         "best_settings": settings,
@@ -74,32 +97,38 @@ def tune(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - start, 3),
         "output": folder,
     }
-    storage.write_json(f"{folder}/_summary.json", summary)
-    return summary
 
 
-def _check_space(config: Config) -> None:
-    if not config.tune.space:
-        raise ConfigError("config", [("tune.space", "is empty: name a setting to search")])
-    faults = []
-    for dotted, space in config.tune.space.items():
-        for value in space.grid or space.choice or space.uniform or space.log_uniform or ():
-            try:
-                override(config, {dotted: value})
-            except ConfigError as error:
-                faults += [(f"tune.space.{dotted}", f"{value!r}: {message}") for _, message in error.faults]
-    if faults:
-        raise ConfigError("config", faults)
+def _search_name(config: Config, features: str) -> str:
+    """A name that follows from all that decides the search, so that only the same one is continued."""
+    sections = config.model_dump(mode="json", include={"targets", "model", "train", "tune"})
+    for free in ("concurrent", "cpus_per_trial", "gpus_per_trial", "time_budget_s"):
+        del sections["tune"][free]
+    return hash_of({**sections, "features": features})
+
+
+def _mode(config: Config) -> str:
+    """Whether a lower or a higher `monitor` is better."""
+    return "min" if lower_is_better(config.train.monitor) else "max"
+
+
+# ------------------------------------------------------------------------------------ the search
 
 
 def _search(
-    config: Config, storage: Storage, features: str, window: int | None, concurrent: int, epochs: Any
+    config: Config,
+    storage: Storage,
+    folder: str,
+    planned: int | list[dict[str, Any]],
+    window: int | None,
+    concurrent: int,
+    epochs: Any,
 ) -> Any:
-    """Run the trials that are not done yet; all of them as Ray Tune's result grid."""
+    """Run the trials that have not ended; all of them as Ray Tune's result grid."""
     from ray import tune as ray_tune
-    from ray.tune.schedulers import ASHAScheduler
-    from ray.tune.search import BasicVariantGenerator
 
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0: Tune's own tables stay away
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # files that nobody reads
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
             run_trial,
@@ -110,33 +139,84 @@ def _search(
         ),
         {"CPU": config.tune.cpus_per_trial, "GPU": config.tune.gpus_per_trial},
     )
-    filesystem, path = storage.arrow(config.path("tune"))
-    name = _search_name(config, features)
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0: Tune's own tables stay away
-    if ray_tune.Tuner.can_restore(f"{path}/{name}", storage_filesystem=filesystem):
-        tuner = ray_tune.Tuner.restore(
-            f"{path}/{name}", trainable, resume_unfinished=True, storage_filesystem=filesystem
-        )
-        return tuner.fit()
-    only_grids = all(space.grid for space in config.tune.space.values())
-    tuner = ray_tune.Tuner(
+    filesystem, path = storage.arrow(folder)
+    if ray_tune.Tuner.can_restore(f"{path}/ray", storage_filesystem=filesystem):
+        return ray_tune.Tuner.restore(
+            f"{path}/ray",
+            trainable,
+            resume_unfinished=True,
+            resume_errored=True,  # died: a trial that fails by its settings ends with a reason, not an error
+            storage_filesystem=filesystem,
+        ).fit()
+    known = isinstance(planned, list)
+    return ray_tune.Tuner(
         trainable,
-        param_space={dotted: _domain(space) for dotted, space in config.tune.space.items()},
+        param_space={"settings": ray_tune.grid_search(planned)} if known else None,
         tune_config=ray_tune.TuneConfig(
-            num_samples=1 if only_grids else config.tune.trials,
-            search_alg=BasicVariantGenerator(max_concurrent=concurrent, random_state=config.tune.seed),
-            scheduler=ASHAScheduler(
-                time_attr="epoch",
-                metric="monitored",
-                mode=_mode(config),
-                max_t=max(config.train.epochs, config.tune.grace_epochs),
-                grace_period=config.tune.grace_epochs,
-                reduction_factor=config.tune.reduction,
-            ),
+            metric="best",
+            mode=_mode(config),
+            num_samples=1 if known else planned,
+            search_alg=None if known else _optuna(config),
+            scheduler=_scheduler(config),
+            max_concurrent_trials=concurrent,
+            time_budget_s=config.tune.time_budget_s,
+            reuse_actors=True,
         ),
-        run_config=ray_tune.RunConfig(name=name, storage_path=path, storage_filesystem=filesystem, verbose=0),
-    )
-    return tuner.fit()
+        run_config=ray_tune.RunConfig(
+            name="ray",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray_tune.FailureConfig(max_failures=RESTARTS),
+            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=1),
+            verbose=0,
+        ),
+    ).fit()
+
+
+def _scheduler(config: Config) -> Any:
+    from ray.tune import schedulers
+
+    grace = config.tune.grace_epochs
+    if config.tune.scheduler == "asha":
+        return schedulers.ASHAScheduler(
+            time_attr="epoch",
+            max_t=max(config.train.epochs, grace),
+            grace_period=grace,
+            reduction_factor=config.tune.reduction,
+        )
+    if config.tune.scheduler == "median":
+        return schedulers.MedianStoppingRule(time_attr="epoch", grace_period=grace)
+    return schedulers.FIFOScheduler()
+
+
+def _optuna(config: Config) -> Any:
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.TPESampler(seed=config.tune.seed, multivariate=True, group=True)
+    return OptunaSearch(Suggest(config), metric="best", mode=_mode(config), sampler=sampler)
+
+
+class Suggest:
+    """Optuna's trial → the settings it suggests, each asked for only where it applies."""
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    def __call__(self, trial: Any) -> dict[str, Any]:
+        """The trial's config as Tune is to hand it on."""
+        return {"settings": choose(self.config, lambda dotted, space: self._suggest(trial, dotted, space))}
+
+    def _suggest(self, trial: Any, dotted: str, space: Space) -> Any:
+        if space.choice:  # Optuna knows plain values only
+            return json.loads(
+                trial.suggest_categorical(dotted, [json.dumps(value) for value in space.choice])
+            )
+        if space.int:
+            return trial.suggest_int(dotted, *space.int)
+        low, high = space.values
+        return trial.suggest_float(dotted, low, high, log=space.log_uniform is not None)
 
 
 def _without_test(data: Any) -> Any:
@@ -149,85 +229,48 @@ def _without_test(data: Any) -> Any:
     return replace(data, index=replace(data.index, split=split))
 
 
-def run_trial(settings: dict[str, Any], config: Config, storage: Storage, data: Any, epochs: Any) -> None:
-    """What a trial does: fit with these settings, report every epoch."""
-    import torch
-    from ray import tune as ray_tune
+# ------------------------------------------------------------------------------------ its table
 
-    from mmray.training.loop import fit
-
-    torch.set_num_threads(max(1, int(config.tune.cpus_per_trial)))
-    trial = override(config, settings)
-    monitor = "val_loss" if config.train.monitor == "loss" else f"val/{config.train.monitor}"
-
-    values: list[float] = []
-
-    def report(metrics: dict[str, float], save: Any) -> None:
-        values.append(metrics[monitor])
-        best = values[int(metrics["best_epoch"]) - 1]
-        epochs.put.remote({"trial": ray_tune.get_context().get_trial_id(), "best": best})
-        ray_tune.report({**metrics, "monitored": metrics[monitor], "best": best})
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with other_model(trial, storage) as other:
-        fit(
-            trial.model,
-            trial.train,
-            data,
-            list(trial.features),
-            trial.targets,
-            device=device,
-            report=report,
-            initialize_from=other,
-        )
-
-
-def _domain(space: Space) -> Any:
-    from ray import tune as ray_tune
-
-    if space.grid:
-        return ray_tune.grid_search(space.grid)
-    if space.choice:
-        return ray_tune.choice(space.choice)
-    if space.uniform:
-        return ray_tune.uniform(*space.uniform)
-    assert space.log_uniform, "a space is exactly one of four"
-    return ray_tune.loguniform(*space.log_uniform)
-
-
-def _mode(config: Config) -> str:
-    """Whether a lower or a higher `monitor` is better."""
-    return "min" if lower_is_better(config.train.monitor) else "max"
-
-
-def _search_name(config: Config, features: str) -> str:
-    """A name that follows from all that decides the search, so that only the same one is continued."""
-    sections = config.model_dump(mode="json", include={"targets", "model", "train", "tune"})
-    del sections["tune"]["concurrent"]
-    return hash_of({**sections, "features": features})
+STATES = ("ended", "stopped", "failed", "unfinished")
+"""A trial ran all epochs (or out of patience), was stopped by the scheduler, has no result, or was cut."""
 
 
 def _trial_rows(results: Any, config: Config) -> list[dict[str, Any]]:
-    """A row a trial, best first: its settings, best monitored value, epochs, seconds and error."""
+    """A row a trial, best first, failed ones last: settings, best monitored value, epochs, state, error."""
     rows = []
     for result in results:
         metrics = result.metrics or {}
-        error = str(result.error).strip().splitlines()[-1] if result.error else None
+        settings = (result.config or {}).get("settings", {})
+        error = metrics.get("fault") or (str(result.error).strip().splitlines()[-1] if result.error else None)
+        best = metrics.get("best", math.nan)
         rows.append(
             {
-                **{dotted: (result.config or {}).get(dotted) for dotted in config.tune.space},
-                "best": metrics.get("best", math.nan),
-                "best_epoch": metrics.get("best_epoch", 0),
-                "epochs": metrics.get("epoch", 0),
+                **{dotted: settings.get(dotted) for dotted in config.tune.space},
+                "best": best if error is None and math.isfinite(best) else None,
+                "best_epoch": int(metrics.get("best_epoch", 0)),
+                "epochs": int(metrics.get("epoch", 0)),
                 "seconds": round(metrics.get("time_total_s", 0.0), 3),
+                "state": _state(metrics, error, varied(config, settings) if not error else config),
                 "error": error,
             }
         )
     sign = 1 if _mode(config) == "min" else -1
-    return sorted(rows, key=lambda row: math.inf if math.isnan(row["best"]) else sign * row["best"])
+    return sorted(rows, key=lambda row: math.inf if row["best"] is None else sign * row["best"])
+
+
+def _state(metrics: dict[str, Any], error: str | None, config: Config) -> str:
+    if error is not None:
+        return "failed"
+    if not metrics.get("epoch"):
+        return "unfinished"
+    whole = metrics["epoch"] >= config.train.epochs or metrics["bad_epochs"] >= config.train.patience
+    return "ended" if whole else "stopped"
 
 
 def _as_csv(rows: list[dict[str, Any]]) -> bytes:
+    import csv
+    import io
+
     sink = io.StringIO(newline="")
     writer = csv.DictWriter(sink, rows[0])
     writer.writeheader()
