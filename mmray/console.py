@@ -60,7 +60,7 @@ def failure_table(failures: Sequence[Mapping[str, Any]]) -> Table:
     for column in ("feature", "reason", "samples"):
         table.add_column(column, justify="right" if column == "samples" else "left")
     for failure in failures:
-        table.add_row(failure["modality"], failure["reason"], str(failure["count"]))
+        table.add_row(failure["feature"] or "all", failure["reason"], str(failure["count"]))
     return table
 
 
@@ -130,8 +130,8 @@ def _show_extract(summary: Mapping[str, Any]) -> None:
     out.print(f"  rows     {summary['rows']} in {summary['partitions']} files; {here} done now")
     if summary["retried"]:
         out.print(f"  retried  {summary['retried']} rows, {summary['recovered']} of them whole now")
-    for damage in summary.get("damaged_shards", []):  # absent in tables of mmray 0.1
-        out.print(f"  note     {damage}", markup=False)
+    for note in summary["notes"]:
+        out.print(f"  note     {note}", markup=False)
     out.print(f"  failed   {summary['failed_rows']} rows")
     if summary["failures"]:
         out.print(failure_table(summary["failures"]))

@@ -26,6 +26,32 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+# ------------------------------------------------------------------------------------ identity
+
+
+class _Free:
+    """Marks a setting that does not decide a result: `workers: Annotated[Positive, FREE] = 2`."""
+
+
+FREE = _Free()
+
+
+def deciding(section: BaseModel) -> dict[str, Any]:
+    """The settings of a section that decide a result, as plain JSON values: all that are not `FREE`."""
+    dumped = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if FREE in field.metadata:
+            del dumped[name]
+        elif isinstance(value, BaseModel):
+            dumped[name] = deciding(value)
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                if isinstance(inner, BaseModel):
+                    dumped[name][key] = deciding(inner)
+    return dumped
+
+
 # ------------------------------------------------------------------------------------ paths
 
 

@@ -19,7 +19,7 @@ class Config(Section):
     output: FilePath
     storage: StorageConfig = StorageConfig()
     samples: SamplesConfig
-    targets: dict[Name, Target] = Field(min_length=1)
+    targets: dict[Name, Target] = {}
     features: dict[Name, Feature] = Field(min_length=1)
     extract: ExtractConfig = ExtractConfig()
     model: ModelConfig = ModelConfig()

@@ -4,18 +4,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmray.settings import Auto, FilePath, Name, Positive, PositiveFloat, Section
+from mmray.settings import FREE, Auto, FilePath, Name, Positive, PositiveFloat, Section
 
 
 class TrainConfig(Section):
     """How the fusion model learns."""
 
-    workers: Positive | Auto = "auto"
+    workers: Annotated[Positive | Auto, FREE] = "auto"
     """DDP workers; auto: one a GPU, else 2 (or 1 on a single CPU). Their number changes no gradient but by
     the draws of dropout, which each worker makes for itself."""
-    min_workers: Positive | None = None
+    min_workers: Annotated[Positive | None, FREE] = None
     """Set: elastic, from so many up to `workers`, as machines come and go."""
-    cpus_per_worker: PositiveFloat | Auto = "auto"
+    cpus_per_worker: Annotated[PositiveFloat | Auto, FREE] = "auto"
     epochs: Positive = 30
     batch_size: Positive = 32
     """Rows of a step, of all workers together."""
@@ -51,7 +51,7 @@ class TrainConfig(Section):
     seed: int = 0
     baselines: bool = True
     """Also train a model on each modality alone, for the rows the fused model must beat."""
-    max_restarts: Annotated[int, Field(ge=0)] = 2
+    max_restarts: Annotated[int, Field(ge=0), FREE] = 2
     """Times the run may go on from its last checkpoint after a worker died."""
     stall_timeout_s: PositiveFloat = 600.0
     """How long the workers may not fit the cluster, after a node is lost, before the run ends."""

@@ -1,6 +1,6 @@
-"""The feature table as training reads it: whole in memory, or streamed by Ray Data where it is too large.
+"""Index and feature tables as training reads them: whole in memory, or streamed by Ray Data if too large.
 
-What fits is decided once, before training, from the small columns: they say how many steps every row has.
+What fits is decided once, before training, from the footers: they say how many steps every part file has.
 A streamed table is read partition by partition, a few ahead of the model; the read tasks ask for no CPU,
 as they mostly wait for storage, so that no worker holds what its own reader waits for.
 """
@@ -9,15 +9,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from mmray.config import Config
 from mmray.errors import MmrayError
-from mmray.stages.extract import features_folder
 from mmray.storage.filesystem import Storage
-from mmray.tables.parts import done_partitions, read_partition, read_schema, read_table
-from mmray.tables.schemas import columns_of
+from mmray.tables.features import Data, require_data
+from mmray.tables.joined import lengths, read_joined, read_rows
+from mmray.tables.parts import read_notes, read_schema
 
 if TYPE_CHECKING:
     from mmray.training.batches import FeatureSet
@@ -33,93 +32,84 @@ WORD_BYTES = 80
 
 
 def load_features(config: Config, storage: Storage, features: Sequence[str]) -> "FeatureSet":
-    """Some features and all targets of the table, in memory."""
+    """Some features and all targets of all samples, in memory."""
     from mmray.training.batches import FeatureSet
 
-    folder = features_folder(config)
-    parts = list(read_table(storage, folder, _columns(config, storage, features)))
+    data = require_data(config, storage, features)
+    if not features:
+        parts = [data.index.small(storage, _labels(config))]
+    else:
+        parts = list(read_rows(storage, data, _labels(config)))
     return FeatureSet.load(parts, list(features), config.targets)
 
 
 def streaming_window(config: Config, storage: Storage, budget_bytes: float) -> int | None:
     """How many partitions a worker shuffles together so that it stays in budget; None: all fit in memory."""
-    folder = features_folder(config)
-    dims = _dims(storage, folder, list(config.features))
-    of_parts = [
-        sum(
-            int(np.sum(part[f"{name}_length"])) * (WORD_BYTES if dim is None else 4 * dim)
-            for name, dim in dims.items()
-        )
-        for part in read_table(storage, folder, [f"{name}_length" for name in dims])
-    ]
-    if sum(of_parts) <= budget_bytes:
+    data = require_data(config, storage)
+    dims = _dims(storage, data)
+    a_step = {name: WORD_BYTES if dim is None else 4 * dim for name, dim in dims.items()}
+    if sum(data.steps(name) * size for name, size in a_step.items()) <= budget_bytes:
         return None
+    of_parts = [0] * len(data.index.partitions)
+    for name, table in data.tables.items():
+        for at, notes in enumerate(read_notes(storage, table.folder, data.index.partitions.tolist())):
+            of_parts[at] += notes["steps"] * a_step[name]
     return max(1, int(budget_bytes / COPIES / max(of_parts)))
 
 
 def open_table(
     config: Config, storage: Storage, features: Sequence[str], window: int | None
 ) -> "FeatureSet | StreamedTable":
-    """The table with these features: in memory, or streamed with this window."""
+    """The samples with these features: in memory, or streamed with this window."""
     if window is None:
         return load_features(config, storage, features)
     from mmray.training.batches import FeatureSet
     from mmray.training.streaming import StreamedTable
 
-    folder = features_folder(config)
-    partitions = done_partitions(storage, folder)
-    columns = ["sample_id", "split", *config.targets, *(f"{name}_length" for name in features)]
-    small = list(read_table(storage, folder, columns))
-    wanted = _columns(config, storage, features)
+    data = require_data(config, storage, features)
 
     def read(parts: Sequence[int]) -> Iterator[FeatureSet]:
-        for block in _stream(storage, folder, [partitions[part] for part in parts], wanted):
+        for block in _stream(storage, data, parts, _labels(config)):
             yield FeatureSet.load(block, list(features), config.targets)
 
     return StreamedTable(
-        index=FeatureSet.load(small, [], config.targets),
-        lengths={
-            name: np.concatenate([part[f"{name}_length"].to_numpy() for part in small]).astype(np.int64)
-            for name in features
-        },
-        dims=_dims(storage, folder, features),
-        sizes=np.array([part.num_rows for part in small]),
+        index=FeatureSet.load(data.index.small(storage, _labels(config)), [], config.targets),
+        lengths=lengths(storage, data),
+        dims=_dims(storage, data),
+        sizes=data.index.sizes,
         window=window,
         read=read,
     )
 
 
-def _columns(config: Config, storage: Storage, features: Sequence[str]) -> list[str]:
-    """What training reads of the table."""
-    folder = features_folder(config)
-    schema = read_schema(storage, folder)
-    return ["sample_id", "split", *config.targets, *columns_of(features, schema)]
+def _labels(config: Config) -> list[str]:
+    return ["sample_id", "split", "group", *config.targets]
 
 
-def _dims(storage: Storage, folder: str, features: Sequence[str]) -> dict[str, int | None]:
+def _dims(storage: Storage, data: Data) -> dict[str, int | None]:
     """{feature: numbers a step, or None for words}."""
-    schema = read_schema(storage, folder)
-    kinds = {name: schema.field(name).type.value_type for name in features}
+    kinds = {
+        name: read_schema(storage, table.folder).field(name).type.value_type
+        for name, table in data.tables.items()
+    }
     return {
         name: kind.list_size if pa.types.is_fixed_size_list(kind) else None for name, kind in kinds.items()
     }
 
 
-def _stream(
-    storage: Storage, folder: str, partitions: Sequence[int], columns: Sequence[str]
-) -> Iterator[pa.Table]:
-    """Each partition's rows, in this order, read ahead by Ray Data."""
+def _stream(storage: Storage, data: Data, parts: Sequence[int], labels: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of each of these partitions (by place in the index), in this order, read ahead by Ray Data."""
     import ray.data
 
     from mmray.distributed.pools import fault_in, quiet_data
 
-    if not partitions:
+    if not parts:
         return
     context = quiet_data()
     context.execution_options.preserve_order = True
-    dataset = ray.data.from_blocks([pa.table({"partition": [partition]}) for partition in partitions])
+    dataset = ray.data.from_blocks([pa.table({"at": [part]}) for part in parts])
     dataset = dataset.map_batches(
-        partial(_read, storage=storage, folder=folder, columns=columns),
+        partial(_read, storage=storage, data=data, labels=labels),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=0,
@@ -132,11 +122,11 @@ def _stream(
         yield block
 
 
-def _read(block: pa.Table, storage: Storage, folder: str, columns: Sequence[str]) -> pa.Table:
+def _read(block: pa.Table, storage: Storage, data: Data, labels: Sequence[str]) -> pa.Table:
     from mmray.distributed.pools import with_fault
 
-    (partition,) = block["partition"].to_pylist()
+    (at,) = block["at"].to_pylist()
     try:
-        return read_partition(storage, folder, partition, columns)
+        return read_joined(storage, data, at, labels)
     except MmrayError as fault:
         return with_fault(fault)

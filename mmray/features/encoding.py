@@ -1,4 +1,4 @@
-"""What is prepared → rows of the feature table: pictures, sounds and texts through networks, in batches.
+"""What is prepared → rows of the feature tables: pictures, sounds and texts through networks, in batches.
 
 An encoder is a function: the values of many samples → one [T, D] array each (or the reason why there is
 none). What is not encoded (spectra, words) is stored as it was prepared.
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmray.config import Target
 from mmray.errors import MediaError, TableError
 from mmray.features.base import Encoder, Step
 from mmray.features.device import Device
@@ -18,18 +17,18 @@ from mmray.features.kinds import Feature, kind_of
 from mmray.features.preparing import Prepared, error_entry, timed
 from mmray.features.weights import with_local_weights
 from mmray.storage.filesystem import Storage
+from mmray.tables.identity import media_keys
 from mmray.tables.schemas import FeatureShape, feature_schema, vectors_to_column
 
 __all__ = ["Encoding", "pooled"]
 
 
 class Encoding:
-    """Puts prepared samples through their encoders and builds the rows of the feature table."""
+    """Puts prepared samples through their encoders and builds the rows of each feature's table."""
 
     def __init__(
         self,
         features: Mapping[str, Feature],
-        targets: Mapping[str, Target],
         *,
         device: Device,
         storage: Storage | None = None,
@@ -41,34 +40,38 @@ class Encoding:
 
         """
         self.features = with_local_weights(features, storage or Storage())
-        self.targets = targets
         self.encoders: dict[str, Encoder | None] = {}
         self.shapes: dict[str, FeatureShape] = {}
         for name, feature in self.features.items():
             self.encoders[name], self.shapes[name] = _encoder(feature, device)
 
-    def __call__(self, prepared: Prepared) -> pa.Table:
-        """Feature rows of the samples, in their order, with `feature_schema`'s types."""
-        samples, columns = prepared.samples, {}
-        for name in ("sample_id", "split", *self.targets):
-            columns[name] = samples[name]
-        errors = [list(row) for row in prepared.errors]
+    def __call__(self, prepared: Prepared) -> dict[str, pa.Table]:
+        """{feature: rows of its table} of the samples asked for, in their order."""
         with timed(prepared.seconds, "encode"):
-            for name, shape in self.shapes.items():
-                steps = self._encoded(name, prepared.steps[name], errors)
-                columns[name] = _values_column(steps, shape)
-                columns[f"{name}_length"] = [0 if step is None else len(step.value) for step in steps]
-                columns[f"{name}_start_s"] = [step and step.start_s for step in steps]
-                columns[f"{name}_step_s"] = [step and step.step_s for step in steps]
-                columns[f"{name}_times_s"] = [step and step.times_s for step in steps]
-        columns["errors"] = errors
-        schema = feature_schema(self.shapes, self.targets)
+            return {name: self._rows(name, shape, prepared) for name, shape in self.shapes.items()}
+
+    def _rows(self, name: str, shape: FeatureShape, prepared: Prepared) -> pa.Table:
+        wanted = np.flatnonzero(prepared.wanted[name])
+        samples = prepared.samples.take(pa.array(wanted))
+        errors = [prepared.errors[name][row] for row in wanted]
+        steps = self._encoded(name, [prepared.steps[name][row] for row in wanted], errors)
+        columns = {
+            "sample_id": samples["sample_id"],
+            "media_key": media_keys(samples, [self.features[name].source]),
+            name: _values_column(steps, shape),
+            f"{name}_length": [0 if step is None else len(step.value) for step in steps],
+            f"{name}_start_s": [step and step.start_s for step in steps],
+            f"{name}_step_s": [step and step.step_s for step in steps],
+            f"{name}_times_s": [step and step.times_s for step in steps],
+            "error": errors,
+        }
+        schema = feature_schema(name, shape)
         return pa.table([_as_array(columns[field.name], field.type) for field in schema], schema=schema)
 
     def _encoded(
-        self, name: str, steps: Sequence[Step | None], errors: list[list[dict[str, Any]]]
+        self, name: str, steps: Sequence[Step | None], errors: list[dict[str, Any] | None]
     ) -> list[Step | None]:
-        """The steps as they are stored; where there is none, null and an entry of the row's errors."""
+        """The steps as they are stored; where there is none, null and the row's error."""
         shape, encoder = self.shapes[name], self.encoders[name]
         present = [(row, step) for row, step in enumerate(steps) if step is not None]
         found: Iterable[Step | MediaError] = [step for _, step in present]
@@ -79,7 +82,7 @@ class Encoding:
             if shape.dim is not None and isinstance(step, Step):
                 step = _storable(pooled(step, self._pooling(name)), shape.dtype)
             if isinstance(step, MediaError):
-                errors[row].append({**error_entry(name, step), "stage": "encode"})
+                errors[row] = {**error_entry(step), "stage": "encode"}
             else:
                 stored[row] = step
         return stored

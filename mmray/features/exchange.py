@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from mmray.features.base import Step
 from mmray.features.preparing import Prepared
-from mmray.tables.schemas import ERRORS
+from mmray.tables.schemas import ERROR
 
 __all__ = ["from_arrow", "to_arrow"]
 
@@ -29,10 +29,11 @@ def to_arrow(prepared: Prepared) -> pa.Table:
             f"{name}.start_s": pa.array([step and step.start_s for step in steps], pa.float64()),
             f"{name}.step_s": pa.array([step and step.step_s for step in steps], pa.float64()),
             f"{name}.times_s": pa.array([step and step.times_s for step in steps], pa.list_(pa.float32())),
+            f"{name}.error": pa.array(prepared.errors[name], ERROR),
+            f"{name}.wanted": pa.array(prepared.wanted[name], pa.bool_()),
         }
-    columns["errors"] = pa.array(prepared.errors, ERRORS.type)
-    seconds = pa.array([dict(prepared.seconds)] * len(prepared.errors), pa.map_(pa.string(), pa.float64()))
-    return pa.table({**columns, "seconds": seconds})
+    seconds = [dict(prepared.seconds)] * prepared.samples.num_rows
+    return pa.table({**columns, "seconds": pa.array(seconds, pa.map_(pa.string(), pa.float64()))})
 
 
 def from_arrow(table: pa.Table) -> Prepared:
@@ -41,8 +42,9 @@ def from_arrow(table: pa.Table) -> Prepared:
     samples = pa.Table.from_struct_array(table["samples"])
     return Prepared(
         samples,
+        {name: table[f"{name}.wanted"].to_pylist() for name in names},
         {name: [_step_at(table, name, row) for row in range(table.num_rows)] for name in names},
-        table["errors"].to_pylist(),
+        {name: table[f"{name}.error"].to_pylist() for name in names},
         defaultdict(float, table["seconds"][0].as_py() if table.num_rows else {}),
     )
 

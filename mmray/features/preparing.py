@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +27,10 @@ class Prepared:
     """Samples with each feature decoded; lists run parallel to the rows of `samples`."""
 
     samples: pa.Table
+    wanted: dict[str, list[bool]]
+    """Of each feature, the rows that were asked for."""
     steps: dict[str, list[Step | None]]
-    errors: list[list[dict[str, Any]]]
+    errors: dict[str, list[dict[str, Any] | None]]
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Spent in `fetch` and `decode`."""
     fetched_bytes: int = 0
@@ -59,32 +61,42 @@ class Preparation:
         self.kinds = {name: kind_of(feature) for name, feature in self.features.items()}
         self.inputs = {name: self.kinds[name].takes(feature) for name, feature in self.features.items()}
 
-    def __call__(self, samples: pa.Table) -> Prepared:
-        """Decode every sample of a table; nothing a sample does raises."""
-        with LocalMedia(self.storage, samples) as media:
-            return self._prepared(samples, media)
+    def __call__(self, samples: pa.Table, wanted: Mapping[str, Sequence[bool]] | None = None) -> Prepared:
+        """Decode every sample of a table; nothing a sample does raises.
 
-    def slices(self, samples: pa.Table, slice_samples: int) -> Generator[Prepared, None, None]:
+        `wanted` says of which rows each feature is to be made; default: of all.
+        """
+        return next(self.slices(samples, max(1, samples.num_rows), wanted))
+
+    def slices(
+        self, samples: pa.Table, slice_samples: int, wanted: Mapping[str, Sequence[bool]] | None = None
+    ) -> Generator[Prepared, None, None]:
         """The same, `slice_samples` rows at a time; a file that several slices share is fetched once."""
+        wanted = wanted or {name: [True] * samples.num_rows for name in self.features}
         with LocalMedia(self.storage, samples) as media:
-            for first in range(0, samples.num_rows, slice_samples):
-                yield self._prepared(samples.slice(first, slice_samples), media, first)
+            for first in range(0, max(1, samples.num_rows), slice_samples):
+                rows = samples.slice(first, slice_samples)
+                masks = {name: list(wanted[name][first : first + rows.num_rows]) for name in self.features}
+                yield self._prepared(rows, masks, media, first)
 
-    def _prepared(self, samples: pa.Table, media: "LocalMedia", first: int = 0) -> Prepared:
+    def _prepared(
+        self, samples: pa.Table, wanted: dict[str, list[bool]], media: "LocalMedia", first: int
+    ) -> Prepared:
         """`first` is the place of `samples` in the table that `media` was made for."""
-        prepared = Prepared(samples, {name: [] for name in self.features}, [])
+        names = list(self.features)
+        prepared = Prepared(samples, wanted, {name: [] for name in names}, {name: [] for name in names})
         fetched_before = media.fetched_bytes
-        for row, sample in enumerate(samples.to_pylist(), start=first):
-            errors: list[dict[str, Any]] = []
+        for row, sample in enumerate(samples.to_pylist()):
             for name, feature in self.features.items():
-                step = None
+                step = fault = None
                 try:
-                    step = self._step(name, feature, sample, media, prepared.seconds)
+                    if wanted[name][row]:
+                        step = self._step(name, feature, sample, media, prepared.seconds)
                 except MediaError as error:
-                    errors.append(error_entry(name, error))
+                    fault = error_entry(error)
                 prepared.steps[name].append(step)
-            prepared.errors.append(errors)
-            media.drop(row)
+                prepared.errors[name].append(fault)
+            media.drop(first + row)
         prepared.fetched_bytes = media.fetched_bytes - fetched_before
         return prepared
 
@@ -149,12 +161,11 @@ class LocalMedia:
             stack.close()
 
 
-def error_entry(modality: str, error: MediaError) -> dict[str, Any]:
-    """An entry of a row's `errors`."""
+def error_entry(error: MediaError) -> dict[str, Any]:
+    """The `error` of a row."""
     stages = {"absent": "samples", "missing_file": "fetch", "fetch_failed": "fetch"}
     return {
         "stage": stages.get(error.reason, "decode"),
-        "modality": modality,
         "reason": error.reason,
         "detail": error.detail[:500],
         "attempts": error.attempts,

@@ -1,147 +1,366 @@
-"""The samples of a source → partitions that depend only on the source.
+"""The samples of a source → the index: which samples there are, and the partition each belongs to.
 
-The source is read once, as a stream, and checked whole before any other work. The samples are written as
-Parquet below the feature table, one row group a partition: a worker then reads its own row group and
-nothing else, and no process ever holds more than one partition, however many rows there are.
+    source ──CheckedRows──▶ rows ──by id──▶ partitions ──▶ samples-00000-<digest>.parquet
+                                                           _partitions-<digest>.parquet
+                                                           _ids-<digest>.parquet
+                                                           _index.json    names the others; written last
+
+It is made from the source at every run; a source whose files have not changed (sizes, times, ETags) is
+recognised and not read. A partition belongs to its ids for ever: `_ids` keeps, for every id ever seen, the
+hash of it and its partition. Known ids stay where they were and in their order, new ones get partitions at
+the end, and what is removed from the source is no longer in the index, though its features stay.
+
+Rows are a Parquet row group a partition, so that a worker reads its own and no more. A file is named by its
+content: what has not changed is not written again, and a run that is killed leaves the old index whole.
+Rows pass through as a stream; what stays in memory of each is its hash, its partition and its place (some 40
+bytes), and where rows must change their order they do so on disk.
 """
 
 import hashlib
 import io
-import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmray.config import Config
 from mmray.errors import SamplesError, TableError
 from mmray.samples.checks import CheckedRows, plan_sources
 from mmray.samples.sources import Source, find_source
+from mmray.settings import deciding
 from mmray.storage.filesystem import Storage
-from mmray.storage.uris import parent
-from mmray.tables.schemas import sample_schema
+from mmray.tables.identity import hash_of, media_digest, media_keys
+from mmray.tables.parts import digest_of, in_parallel, open_parquet
+from mmray.tables.schemas import SOURCES, sample_schema
 
-__all__ = ["SamplePlan", "plan_samples"]
+__all__ = ["Index", "index_at", "known_index", "make_index"]
 
+VERSION = 1
 PARTITIONS_PER_FILE = 128
+BATCH_ROWS = 8192
 
 
 @dataclass(frozen=True)
-class SamplePlan:
+class Index:
     """The samples of a project, cut into partitions; its files lie in `folder`."""
 
     folder: str
-    rows: int
-    partitions: int
-    partition_samples: int
+    files: dict[int, str]
+    """Number of a file (of its partitions / 128) → its name."""
+    partitions: np.ndarray
+    """Numbers of the partitions that have samples, ascending."""
+    sizes: np.ndarray
+    """Samples of each."""
+    media: dict[str, np.ndarray]
+    """Source (`video`, `audio`, `image`, `text`, `features`) → digest of each partition's media of it."""
     digest: str
-    """Changes when any sample, or the way they are cut, changes."""
+    """Changes when any id, split, group or label, or the order of the samples, does."""
     splits: dict[str, int]
     """Rows a split; rows without one are under ''."""
-    source: dict[str, Any]
-    """The source's size and version when it was read, and how it was read."""
-    damage: list[str]
-    """What is wrong with the shards, where `samples.allow_damaged_shards` lets them pass."""
+    notes: list[str]
+    """What is odd about the source, and what is wrong with shards where `samples.allow_damaged_shards` lets
+    them pass."""
 
-    def read(self, storage: Storage, partition: int) -> pa.Table:
-        """The samples of one partition, in the source's order."""
-        file, group = divmod(partition, PARTITIONS_PER_FILE)
-        filesystem, path = storage.filesystem(f"{self.folder}/samples-{file:05d}.parquet")
-        with filesystem.open(path, "rb") as opened:
-            return pq.ParquetFile(opened).read_row_group(group)
+    @property
+    def rows(self) -> int:
+        """How many samples there are."""
+        return int(self.sizes.sum())
+
+    def media_digest(self, source: str) -> str:
+        """Changes when any sample, or what its features of this source are made from, does."""
+        return hash_of([self.partitions.tolist(), self.media[source].tolist()])
+
+    def read(self, storage: Storage, partition: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The samples of one partition, in their order."""
+        number = partition // PARTITIONS_PER_FILE
+        first, at = np.searchsorted(self.partitions, [number * PARTITIONS_PER_FILE, partition])
+        with open_parquet(storage, f"{self.folder}/{self.files[number]}") as file:
+            return file.read_row_group(int(at - first), columns=list(columns) if columns else None)
+
+    def small(self, storage: Storage, columns: Sequence[str]) -> pa.Table:
+        """Some columns of all samples, in their order."""
+
+        def read(name: str) -> pa.Table:
+            with open_parquet(storage, f"{self.folder}/{name}") as file:
+                return file.read(columns=list(columns))
+
+        return pa.concat_tables(in_parallel(read, [self.files[number] for number in sorted(self.files)]))
+
+    def columns(self, storage: Storage) -> list[str]:
+        """Names of the columns."""
+        with open_parquet(storage, f"{self.folder}/{self.files[min(self.files)]}") as file:
+            return file.schema_arrow.names
+
+    def at(self, storage: Storage, row: int) -> pa.Table:
+        """The sample at this place."""
+        ends = np.cumsum(self.sizes)
+        part = int(np.searchsorted(ends, row, side="right"))
+        start = int(ends[part] - self.sizes[part])
+        return self.read(storage, int(self.partitions[part])).slice(row - start, 1)
 
 
-def plan_samples(config: Config, storage: Storage, folder: str) -> SamplePlan:
-    """Check the source and cut it into partitions, or take the cut that `folder` already holds.
+def make_index(config: Config, storage: Storage, folder: str | None = None) -> Index:
+    """Bring the index in `folder` (of the project, where none is given) up to date with the source.
 
     Raises:
         SamplesError: listing what is wrong with the source.
-        TableError: if the samples are not those `folder` was made from.
     """
+    folder = folder or config.path("samples")
     known = storage.read_json(f"{folder}/_index.json")
     found = find_source(config.samples, storage, config.output)
     source = {**found.version, "reading": _reading(config)}
-    if known and known["source"] == source:
-        return SamplePlan(folder=folder, **known)
-    # A finished plan is never touched: where the file is newer but says the same, the old cut stands.
-    plan = _write_plan(config, storage, folder, found, source, write=known is None)
-    if known and known["digest"] != plan.digest:
-        raise TableError(
-            f"{config.samples.named}: the samples (or `samples`, `targets`, `extract.partition_samples`) "
-            f"changed since {parent(folder)} was begun: {known['rows']} rows then, {plan.rows} now; "
-            "give another `output`, or delete that folder to start over"
-        )
-    index = {key: value for key, value in asdict(plan).items() if key != "folder"}
-    storage.write_json(f"{folder}/_index.json", index)
-    return plan
+    if known is None or known["source"] != source:
+        known = _write(config, storage, folder, found, source, known)
+    return _opened(storage, folder, known)
 
 
-def _reading(config: Config) -> str:
-    """A hash of the way the source's rows are read and cut."""
-    reading = {
-        "samples": config.samples.model_dump(mode="json", exclude={"manifest", "shards", "folder"}),
-        "targets": {name: target.model_dump(mode="json") for name, target in config.targets.items()},
-        "sources": config.source_columns(),
-        "partition_samples": config.extract.partition_samples,
-    }
-    return hashlib.sha256(json.dumps(reading, sort_keys=True).encode()).hexdigest()[:16]
+def known_index(config: Config, storage: Storage) -> Index:
+    """The project's index as it was made last; the source is not looked at.
+
+    Raises:
+        TableError: where there is none.
+    """
+    return index_at(storage, config.path("samples"))
 
 
-def _write_plan(
-    config: Config, storage: Storage, folder: str, found: Source, source: dict[str, Any], *, write: bool
-) -> SamplePlan:
-    schema = sample_schema(plan_sources(config), config.targets)
-    size = config.extract.partition_samples
-    digest = hashlib.sha256(f"{size}".encode())
-    splits: Counter[str] = Counter()
-    rows = partitions = files = 0
-    groups: list[pa.Table] = []
+def index_at(storage: Storage, folder: str) -> Index:
+    """The index in a folder as it was made last.
 
-    def flush() -> None:
-        nonlocal files, groups
-        if groups and write:
-            sink = io.BytesIO()
-            with pq.ParquetWriter(sink, schema) as writer:
-                for group in groups:
-                    writer.write_table(group)
-            storage.write(f"{folder}/samples-{files:05d}.parquet", sink.getvalue())
-        files, groups = files + 1, []
+    Raises:
+        TableError: where there is none.
+    """
+    known = storage.read_json(f"{folder}/_index.json")
+    if known is None:
+        raise TableError(f"{folder}: there is no index of the samples here; run `mmray extract` first")
+    return _opened(storage, folder, known)
 
-    samples = CheckedRows(config, storage, found)
-    # A source with a fault raises after its last row: what was written lacks its index, so is no plan.
-    for chunk in _chunks(samples, size):
-        table = pa.Table.from_pylist(chunk, schema=schema)
-        digest.update(json.dumps(chunk, sort_keys=True, ensure_ascii=False).encode())
-        splits.update(row["split"] or "" for row in chunk)
-        rows, partitions = rows + len(chunk), partitions + 1
-        groups.append(table)
-        if len(groups) == PARTITIONS_PER_FILE:
-            flush()
-    if groups:
-        flush()
-    if not rows:
-        raise SamplesError(f"{config.samples.named}: has no rows")
-    return SamplePlan(
+
+def _opened(storage: Storage, folder: str, known: dict[str, Any]) -> Index:
+    with open_parquet(storage, f"{folder}/{known['partitions']}") as file:
+        parts = file.read()
+    media = {name: parts[name].to_numpy() for name in parts.column_names if name not in ("partition", "rows")}
+    return Index(
         folder=folder,
-        rows=rows,
-        partitions=partitions,
-        partition_samples=size,
-        digest=digest.hexdigest()[:16],
-        splits=dict(splits),
-        source=source,
-        damage=[*samples.damage, *samples.notes],
+        files={int(number): name for number, name in known["files"].items()},
+        partitions=parts["partition"].to_numpy(),
+        sizes=parts["rows"].to_numpy(),
+        media=media,
+        digest=known["digest"],
+        splits=known["splits"],
+        notes=known["notes"],
     )
 
 
-def _chunks(rows: Iterable[dict], size: int) -> Iterator[list[dict]]:
-    chunk: list[dict] = []
+def _reading(config: Config) -> str:
+    """A hash of the way the source's rows are read."""
+    samples = deciding(config.samples)
+    for where in ("manifest", "shards", "folder"):  # what lies there has a version of its own
+        del samples[where]
+    targets = {name: target.model_dump(mode="json") for name, target in config.targets.items()}
+    return hash_of([VERSION, samples, targets, config.source_columns()])
+
+
+# ------------------------------------------------------------------------------------ making it
+
+
+class _Ledger:
+    """Every id ever seen, as a hash, and its partition; the order of the ids is the order of the index."""
+
+    def __init__(self, keys: np.ndarray, partitions: np.ndarray, size: int):
+        self.keys, self.partitions, self.size = keys, partitions, size
+        self.order = np.argsort(keys).astype(np.int32 if len(keys) < 2**31 else np.int64)
+        self.first_new = int(partitions[-1]) + 1 if len(partitions) else 0
+        self.new: list[np.ndarray] = []
+        self.new_count = 0
+
+    @classmethod
+    def read(cls, storage: Storage, folder: str, known: dict[str, Any] | None, size: int) -> "_Ledger":
+        """The ledger of the index before; an empty one where there is none."""
+        if known is None:
+            return cls(np.zeros(0, np.uint64), np.zeros(0, np.int32), size)
+        with open_parquet(storage, f"{folder}/{known['ids']}") as file:
+            table = file.read()
+        return cls(table["key"].to_numpy(), table["partition"].to_numpy(), size)
+
+    def places(self, ids: pa.ChunkedArray) -> np.ndarray:
+        """The place of each id in the order of the index; new ids come after all that are known."""
+        hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids.to_pylist()]
+        keys = np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.uint64)
+        found = np.searchsorted(self.keys, keys, sorter=self.order)
+        found[found == len(self.keys)] = 0
+        places = self.order[found].astype(np.int64) if len(self.keys) else found.astype(np.int64)
+        is_new = self.keys[places] != keys if len(self.keys) else np.ones(len(keys), bool)
+        places[is_new] = len(self.keys) + self.new_count + np.arange(is_new.sum())
+        self.new.append(keys[is_new])
+        self.new_count += int(is_new.sum())
+        return places
+
+    def partition_of(self, places: np.ndarray) -> np.ndarray:
+        """The partition of each place."""
+        new = self.first_new + (places - len(self.keys)) // self.size
+        if not len(self.keys):
+            return new
+        return np.where(places < len(self.keys), self.partitions[np.minimum(places, len(self.keys) - 1)], new)
+
+    def table(self) -> pa.Table:
+        """With the new ids, to be read again."""
+        keys = np.concatenate([self.keys, *self.new])
+        new = self.first_new + np.arange(self.new_count) // self.size
+        partitions = np.concatenate([self.partitions, new.astype(np.int32)]).astype(np.int32)
+        return pa.table({"key": keys, "partition": partitions})
+
+
+def _write(
+    config: Config,
+    storage: Storage,
+    folder: str,
+    found: Source,
+    source: dict[str, Any],
+    known: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Read the source and write the index of it; returns what `_index.json` says."""
+    sources = plan_sources(config)
+    schema = sample_schema(sources, config.targets, config.samples.keep)
+    ledger = _Ledger.read(storage, folder, known, config.extract.partition_samples)
+    samples = CheckedRows(config, storage, found)
+    with tempfile.TemporaryDirectory(prefix="mmray-index-") as scratch:
+        spool = f"{scratch}/rows.arrow"
+        places: list[np.ndarray] = []
+        with pa.OSFile(spool, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            # A source with a fault raises after its last row: nothing was written of it.
+            for rows in _batches(samples, BATCH_ROWS):
+                table = _typed(rows, schema, sources)
+                places.append(ledger.places(table["sample_id"]))
+                writer.write_table(table)
+        if not places:
+            raise SamplesError(f"{config.samples.named}: has no rows")
+        with pa.memory_map(spool) as mapped:
+            tables = _in_order(pa.ipc.open_file(mapped).read_all(), np.concatenate(places), ledger)
+            index = _Files(storage, folder, config, schema, known).write(tables)
+    ids = _put(storage, folder, "_ids", ledger.table())
+    index = {**index, "ids": ids, "source": source, "notes": [*samples.damage, *samples.notes]}
+    storage.write_json(f"{folder}/_index.json", index)
+    _sweep(storage, folder, index)
+    return index
+
+
+def _batches(rows: CheckedRows, size: int) -> Iterator[list[dict]]:
+    batch: list[dict] = []
     for row in rows:
-        chunk.append(row)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _typed(rows: list[dict], schema: pa.Schema, sources: Sequence[str]) -> pa.Table:
+    table = pa.Table.from_pylist(rows, schema=pa.schema([f for f in schema if f.name != "media_key"]))
+    keys = pa.array(media_keys(table, sources), pa.string())
+    return table.append_column(schema.field("media_key"), keys)
+
+
+def _in_order(rows: pa.Table, places: np.ndarray, ledger: _Ledger) -> Iterator[tuple[int, pa.Table]]:
+    """(partition, its rows), in the order of the index; `rows` lie on disk, few are in memory at a time."""
+    order = np.argsort(places, kind="stable")
+    partitions = ledger.partition_of(places[order])
+    starts = np.flatnonzero(np.diff(partitions, prepend=-1))
+    ends = np.append(starts[1:], len(order))
+    for first in range(0, len(starts), PARTITIONS_PER_FILE):
+        chosen = slice(first, first + PARTITIONS_PER_FILE)
+        begin, end = int(starts[chosen][0]), int(ends[chosen][-1])
+        taken = _taken(rows, order[begin:end])
+        for start, stop in zip(starts[chosen], ends[chosen]):
+            yield int(partitions[start]), taken.slice(int(start) - begin, int(stop - start))
+
+
+def _taken(rows: pa.Table, places: np.ndarray) -> pa.Table:
+    """Rows of a table of many chunks, by place: chunk by chunk, so that not all are brought together."""
+    if len(places) and places[-1] - places[0] == len(places) - 1 and (np.diff(places) == 1).all():
+        return rows.slice(int(places[0]), len(places))
+    chunk = places // BATCH_ROWS  # all chunks but the last have as many rows
+    by_chunk = np.argsort(chunk, kind="stable")
+    parts = [
+        rows.slice(int(number) * BATCH_ROWS, BATCH_ROWS).take(
+            pa.array(places[by_chunk][chunk[by_chunk] == number] - number * BATCH_ROWS)
+        )
+        for number in np.unique(chunk)
+    ]
+    back = np.empty(len(places), np.int64)
+    back[by_chunk] = np.arange(len(places))
+    return pa.concat_tables(parts).take(pa.array(back))
+
+
+class _Files:
+    """Writes partitions as row groups of files, and says what is in them."""
+
+    def __init__(
+        self, storage: Storage, folder: str, config: Config, schema: pa.Schema, known: dict[str, Any] | None
+    ):
+        self.storage, self.folder, self.schema = storage, folder, schema
+        self.there = set(known["files"].values()) if known else set()
+        self.sources = [name for name in SOURCES if name in schema.names]
+        self.labels = ["sample_id", "split", "group", *config.targets]
+
+    def write(self, tables: Iterator[tuple[int, pa.Table]]) -> dict[str, Any]:
+        """{files, partitions, rows, digest, splits} of all of them."""
+        files: dict[int, str] = {}
+        groups: list[pa.Table] = []
+        parts: dict[str, list] = {name: [] for name in ("partition", "rows", *self.sources, "features")}
+        splits: Counter[str] = Counter()
+        digest = hashlib.sha256()
+        number = 0
+        for partition, table in tables:
+            if groups and partition // PARTITIONS_PER_FILE != number:
+                files[number] = self._put(number, groups)
+                groups = []
+            number = partition // PARTITIONS_PER_FILE
+            groups.append(table)
+            parts["partition"].append(partition)
+            parts["rows"].append(table.num_rows)
+            for source in (*self.sources, "features"):
+                parts[source].append(media_digest(table["sample_id"], media_keys(table, [source])))
+            digest.update(digest_of(table.select(self.labels)).encode())
+            for count in pc.value_counts(table["split"].combine_chunks()).to_pylist():
+                splits[count["values"] or ""] += count["counts"]
+        files[number] = self._put(number, groups)
+        types = {"partition": pa.int32(), "rows": pa.int32()}
+        columns = {name: pa.array(values, types.get(name, pa.string())) for name, values in parts.items()}
+        return {
+            "rows": sum(parts["rows"]),
+            "digest": digest.hexdigest()[:16],
+            "splits": dict(splits),
+            "files": {str(number): name for number, name in files.items()},
+            "partitions": _put(self.storage, self.folder, "_partitions", pa.table(columns)),
+        }
+
+    def _put(self, number: int, groups: list[pa.Table]) -> str:
+        return _put(self.storage, self.folder, f"samples-{number:05d}", *groups, there=self.there)
+
+
+def _put(storage: Storage, folder: str, name: str, *groups: pa.Table, there: set[str] | None = None) -> str:
+    """Write a row group each of these tables to a file named by its content; returns that name."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, groups[0].schema, compression="zstd") as writer:
+        for group in groups:
+            writer.write_table(group, row_group_size=max(1, group.num_rows))
+    data = sink.getvalue()
+    file = f"{name}-{hashlib.blake2b(data, digest_size=8).hexdigest()}.parquet"
+    if file not in (there or ()):
+        storage.write(f"{folder}/{file}", data)
+    return file
+
+
+def _sweep(storage: Storage, folder: str, index: dict[str, Any]) -> None:
+    """Remove the files of earlier indexes."""
+    kept = {*index["files"].values(), index["partitions"], index["ids"], "_index.json"}
+    for name in storage.names(folder) - kept:
+        if name.endswith(".parquet"):
+            storage.remove(f"{folder}/{name}")

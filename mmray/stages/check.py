@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mmray import console
 from mmray.config import Config, ConfigLike, as_config
 from mmray.distributed.admission import ExtractPlan, Node, plan_extract, plan_score, plan_train, plan_tune
 from mmray.errors import PlanError, SamplesError, TableError
-from mmray.samples.index import SamplePlan, plan_samples
+from mmray.samples.index import Index, make_index
 from mmray.storage.filesystem import Storage
 from mmray.storage.uris import absolute, parent, scheme_of
 
@@ -39,15 +38,16 @@ def check(config: ConfigLike) -> dict[str, Any]:
     storage = Storage(config.storage)
     _require_writable(storage, config.output)
     with tempfile.TemporaryDirectory() as folder:
-        plan = plan_samples(config, storage, folder)
-        _check_targets(config, folder)
-        samples = _spread(plan, storage)
+        index = make_index(config, storage, folder)
+        if config.targets:
+            _check_targets(config, storage, index)
+        samples = _spread(index, storage)
     tried = _try(config, storage, samples)
-    here, stages = _plan_here(config, plan.partitions)
+    here, stages = _plan_here(config, len(index.partitions))
     return {
-        "samples": plan.rows,
-        "partitions": plan.partitions,
-        "splits": plan.splits,
+        "samples": index.rows,
+        "partitions": len(index.partitions),
+        "splits": index.splits,
         "tried": tried,
         "here": {"cpus": here.cpus, "gpus": here.gpus},
         "plan": stages,
@@ -83,20 +83,18 @@ def _require_writable(storage: Storage, folder: str) -> None:
     storage.require_writable(folder)
 
 
-def _check_targets(config: Config, folder: str) -> None:
-    """The same look at splits and labels as before training, on the samples planned below `folder`."""
+def _check_targets(config: Config, storage: Storage, index: Index) -> None:
+    """The same look at splits and labels as before training."""
     from mmray.stages.train import check_targets
     from mmray.training.batches import FeatureSet
 
-    columns = pq.read_table(folder, columns=["sample_id", "split", *config.targets])
+    columns = index.small(storage, ["sample_id", "split", *config.targets])
     check_targets(config, FeatureSet.load(columns, [], config.targets))
 
 
-def _spread(plan: SamplePlan, storage: Storage) -> pa.Table:
+def _spread(index: Index, storage: Storage) -> pa.Table:
     """The first, the middle and the last sample."""
-    rows = sorted({0, plan.rows // 2, plan.rows - 1})
-    places = [divmod(row, plan.partition_samples) for row in rows]
-    return pa.concat_tables([plan.read(storage, partition).slice(at, 1) for partition, at in places])
+    return pa.concat_tables(index.at(storage, row) for row in sorted({0, index.rows // 2, index.rows - 1}))
 
 
 def _try(config: Config, storage: Storage, samples: pa.Table) -> dict[str, dict[str, dict[str, Any]]]:
@@ -110,16 +108,16 @@ def _try(config: Config, storage: Storage, samples: pa.Table) -> dict[str, dict[
     from mmray.stages.extract_actors import preparation
 
     device = Device(batch=config.extract.encode_batch, precision=config.extract.precision)
-    encoding = Encoding(config.features, config.targets, device=device, storage=storage)
-    tried: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in encoding(preparation(config, storage, config.extract.decoder)(samples)).to_pylist():
-        errors = {error["modality"]: error for error in row["errors"]}
-        tried[row["sample_id"]] = {
-            name: {"reason": errors[name]["reason"], "detail": errors[name]["detail"]}
-            if name in errors
-            else {"steps": row[f"{name}_length"], "dim": shape.dim}
-            for name, shape in encoding.shapes.items()
-        }
+    encoding = Encoding(config.features, device=device, storage=storage)
+    tried: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in samples["sample_id"].to_pylist()}
+    made = encoding(preparation(config, storage, config.extract.decoder)(samples))
+    for name, shape in encoding.shapes.items():
+        for row in made[name].to_pylist():
+            tried[row["sample_id"]][name] = (
+                {"reason": row["error"]["reason"], "detail": row["error"]["detail"]}
+                if row["error"]
+                else {"steps": row[f"{name}_length"], "dim": shape.dim}
+            )
     found = [(name, what) for features in tried.values() for name, what in features.items()]
     if all("reason" in what for _, what in found):
         lines = dict.fromkeys(f"  {name}: {what['reason']}: {what['detail']}" for name, what in found)

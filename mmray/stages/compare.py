@@ -21,9 +21,10 @@ from mmray import console
 from mmray.config import CompareConfig, Config, ConfigLike, TuneConfig, as_config, override
 from mmray.config.metrics import lower_is_better
 from mmray.distributed.admission import plan_compare
+from mmray.distributed.feeding import load_features
 from mmray.errors import MmrayError, TableError
 from mmray.results.rows import number_or_null
-from mmray.stages.train import check_targets, load_features, require_features
+from mmray.stages.train import check_targets, up_to_date
 from mmray.storage.filesystem import Storage
 from mmray.tables.identity import hash_of
 
@@ -56,7 +57,7 @@ def compare(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     """
     config = as_config(config)
     storage, folder = Storage(config.storage), config.path("compare")
-    fingerprint = require_features(config, storage)
+    fingerprint = up_to_date(config, storage).digest
     runs = planned_runs(config, fingerprint)
     done = storage.names(f"{folder}/runs")
     todo = list({run.key: run for run in runs if f"{run.key}.json" not in done}.values())

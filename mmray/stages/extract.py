@@ -1,32 +1,34 @@
-"""Samples in, feature table out: Ray Data streams partitions through decoding and encoding actors.
+"""Samples in, feature tables out: Ray Data streams partitions through decoding and encoding actors.
 
-    manifest ──plan──▶ partitions ──▶ [fetch → decode] ──▶ [encode → write] ──▶ part-000042.parquet
-                                      one actor (fused) or two pools (split)
+    source ──▶ index ──▶ partitions ──▶ [fetch → decode] ──▶ [encode → write] ──▶ features/face-…/part-000042
+                                        one actor (fused) or two pools (split)    features/voice-…/part-000042
 
-A partition whose file exists is done; to resume is to run again. To retry is to take the partitions that
-note failures, do their failed rows again, and put each file in place of the old one. The fingerprint of
-what makes the features is written first and compared ever after.
+Only what is missing is made: a feature without a table, samples that are new, samples whose media are others
+now. A part file is written whole; to resume is to run again. To retry is to take the partitions that note
+failures, do their failed rows again, and put each file in place of the old one.
 """
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from mmray import console
 from mmray.config import Config, ConfigLike, as_config
 from mmray.distributed.admission import ExtractPlan, Node, plan_extract
 from mmray.errors import TableError
-from mmray.samples.index import SamplePlan, plan_samples
+from mmray.samples.index import Index, make_index
 from mmray.storage.filesystem import Storage
 from mmray.tables.accounting import Tally, cost, rates
-from mmray.tables.identity import feature_spec, hash_of, require_same
-from mmray.tables.parts import done_partitions, read_notes
+from mmray.tables.features import FeatureTable, complete_tables, states, tables_to_make
+from mmray.tables.identity import hash_of
+from mmray.tables.parts import done_partitions
 
-__all__ = ["extract", "features_folder"]
+__all__ = ["extract", "extract_summary", "extraction_summary", "finish"]
 
 
 def extract(config: ConfigLike, address: str | None = None, *, retry_failed: bool = False) -> dict[str, Any]:
-    """Bring the feature table to completion and return its summary.
+    """Bring the features' tables to completion and return a summary.
 
     With `retry_failed`, rows of finished partitions that have a failure are done again as well.
 
@@ -39,109 +41,204 @@ def extract(config: ConfigLike, address: str | None = None, *, retry_failed: boo
     config = as_config(config)
     if imported := [name for name, feature in config.features.items() if feature.kind == "imported"]:
         raise TableError(f"features {', '.join(imported)} are imported; run `mmray import-features`")
-    storage, folder = Storage(config.storage), features_folder(config)
-    plan = plan_samples(config, storage, f"{folder}/_plan")
-    finished, spec = _compare_with_disk(config, storage, folder, plan, retry_failed)
-    if finished and not (retry_failed and finished["failed_rows"]):
-        return finished
-
     start = time.perf_counter()
-    tally, todo = _state(storage, folder, plan, retry_failed)
-    tally.check_budget(config.extract.max_failed_fraction, plan.rows)
+    storage = Storage(config.storage)
+    index = make_index(config, storage)
+    complete = complete_tables(config, storage, index)
+    finished = extract_summary(config, storage, index, complete)
+    if finished and not (retry_failed and finished["failed_rows"]):
+        features = {name: {**told, "rows_this_run": 0} for name, told in finished["features"].items()}
+        return {**finished, "rows_this_run": 0, "retried": 0, "recovered": 0, "features": features}
+
+    redone = {name for name, table in complete.items() if retry_failed and table.summary["failed_rows"]}  # pyright: ignore[reportOptionalSubscript]
+    missing = [name for name in config.features if name not in complete or name in redone]
+    tables = _tables(config, complete, missing, _device_of_earlier(config, storage, missing))
+    tally, todo, lacking = _state(storage, index, tables, retry_failed)
     placed = {}
     if todo:
-        # Until it is whole again, the table is one that is being made.
-        storage.write_json(f"{folder}/_summary.json", None)
-        storage.write_json(f"{folder}/_spec.json", {**spec, "fingerprint": hash_of(spec)})
-        placed = _extract(config, storage, folder, plan, todo, tally, address, spec, retry_failed)
-    if tally.rows != plan.rows:
-        raise AssertionError(f"{folder}: {tally.rows} rows written for {plan.rows} samples")
-    summary = {
-        "rows": tally.rows,
-        "failed_rows": tally.failed_rows,
-        "failures": tally.failures(),
-        "seconds": round(time.perf_counter() - start, 3),
-        "rows_this_run": tally.rows_now,
-        "retried": tally.retried,
-        "recovered": tally.recovered,
-        **placed,
-        "partitions": plan.partitions,
-        "fingerprint": hash_of(spec),
-        "content": f"{tally.content:016x}",
-        "samples": plan.digest,
-        "splits": plan.splits,
-        "damaged_shards": plan.damage,
-        "output": folder,
-    }
-    storage.write_json(f"{folder}/_summary.json", summary)
+        device = _device(config, address, len(todo))
+        tables = _tables(config, complete, missing, device)
+        tally, todo, lacking = _state(storage, index, tables, retry_failed)
+        tally.check_budget(config.extract.max_failed_fraction, index.rows)
+        for name in lacking:  # until it is whole again, the table is one that is being made
+            storage.remove(f"{tables[name].folder}/_summary.json")
+        placed = _extract(config, storage, index, tables, lacking, todo, tally, retry_failed)
+    tally.check_budget(config.extract.max_failed_fraction, index.rows)
+    if tally.rows != index.rows:
+        raise AssertionError(f"{config.output}: {tally.rows} rows counted of {index.rows} samples")
+    summary = extraction_summary(config, index, tables, tally, time.perf_counter() - start, placed)
+    for table in tables.values():
+        finish(storage, index, table, tally)
+    storage.write_json(_summary_uri(config, summary["features"]), summary)
     return summary
 
 
-def features_folder(config: Config) -> str:
-    """Where the feature table is."""
-    return config.path("features")
+def extract_summary(
+    config: Config, storage: Storage, index: Index, complete: Mapping[str, FeatureTable]
+) -> dict[str, Any] | None:
+    """The summary of the extraction that made these tables complete for the index, if it ended."""
+    if complete.keys() != config.features.keys():
+        return None
+    told = {name: table.summary or {} for name, table in complete.items()}
+    summary = storage.read_json(_summary_uri(config, told))
+    same = summary and summary["state"] == _state_digest(index, told)
+    return summary if same else None
 
 
-def _compare_with_disk(
-    config: Config, storage: Storage, folder: str, plan: SamplePlan, retry_failed: bool
-) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """The summary of a finished table, and the config's spec; refuses a table made with other settings."""
-    made_with = storage.read_json(f"{folder}/_spec.json")
-    summary = storage.read_json(f"{folder}/_summary.json")
-    finished = bool(summary) and len(done_partitions(storage, folder)) == plan.partitions
-    spec = feature_spec(config, made_with if finished and not retry_failed else None)
-    if made_with:
-        made_with.pop("fingerprint")
-        remedy = "set these back, give another `output`, or delete the folder to start over"
-        require_same(folder, made_with, spec, remedy)
-    none_now = {"rows_this_run": 0, "retried": 0, "recovered": 0}
-    return ({**summary, **none_now} if finished else None), spec
+def _summary_uri(config: Config, features: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where the summary of an extraction of these tables is."""
+    fingerprints = {name: told["fingerprint"] for name, told in features.items()}
+    return config.path("features", f"_extract-{hash_of(fingerprints)}.json")
 
 
-def _state(storage: Storage, folder: str, plan: SamplePlan, retry_failed: bool) -> tuple[Tally, list[int]]:
-    """What is there, counted from the notes of its files, and the partitions still to do."""
-    done = done_partitions(storage, folder)
-    tally, retry = Tally(), []
-    for partition, notes in zip(done, read_notes(storage, folder, done)):
-        if retry_failed and notes["failed_rows"]:
-            retry.append(partition)
+def _state_digest(index: Index, features: Mapping[str, Mapping[str, Any]]) -> str:
+    contents = {name: [told["content"], told["media"]] for name, told in features.items()}
+    return hash_of([index.digest, contents])
+
+
+def _tables(
+    config: Config, complete: dict[str, FeatureTable], missing: list[str], device: str
+) -> dict[str, FeatureTable]:
+    """All features' tables, in the order of the config."""
+    tables = {**complete, **tables_to_make(config, missing, device)}
+    return {name: tables[name] for name in config.features}
+
+
+def finish(storage: Storage, index: Index, table: FeatureTable, tally: Tally) -> None:
+    """Say beside a table that it is complete for this index."""
+    summary = _feature_summary(index, table, tally)
+    if storage.read_json(f"{table.folder}/_summary.json") != summary:
+        storage.write_json(f"{table.folder}/_spec.json", table.spec)
+        storage.write_json(f"{table.folder}/_summary.json", summary)
+
+
+def _feature_summary(index: Index, table: FeatureTable, tally: Tally) -> dict[str, Any]:
+    return {
+        "feature": table.name,
+        "fingerprint": table.fingerprint,
+        "source": table.source,
+        "rows": index.rows,
+        **tally.features[table.name].summary(),
+        "media": index.media_digest(table.source),
+    }
+
+
+def extraction_summary(
+    config: Config,
+    index: Index,
+    tables: dict[str, FeatureTable],
+    tally: Tally,
+    seconds: float,
+    placed: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What an extraction (or an import) that ended tells; `placed`: where it ran and what that took."""
+    features = {
+        name: {
+            **_feature_summary(index, table, tally),
+            "rows_this_run": tally.features[name].rows_now,
+            "output": table.folder,
+        }
+        for name, table in tables.items()
+    }
+    return {
+        "rows": tally.rows,
+        "failed_rows": tally.failed_rows,
+        "failures": tally.failures(),
+        "seconds": round(seconds, 3),
+        "rows_this_run": tally.rows_now,
+        "retried": tally.retried,
+        "recovered": tally.recovered,
+        **(placed or {}),
+        "partitions": len(index.partitions),
+        "features": features,
+        "samples": index.digest,
+        "state": _state_digest(index, features),
+        "splits": index.splits,
+        "notes": index.notes,
+        "output": config.path("features"),
+    }
+
+
+def _device_of_earlier(config: Config, storage: Storage, missing: list[str]) -> str:
+    """`cuda` or `cpu`: what made the tables that are begun, if any are."""
+    there = storage.names(config.path("features"))
+    on_gpu = tables_to_make(config, missing, "cuda").values()
+    return "cuda" if any(table.folder.rpartition("/")[2] in there for table in on_gpu) else "cpu"
+
+
+def _device(config: Config, address: str | None, partitions: int) -> str:
+    """`cuda` or `cpu`: what the actors that encode will compute on."""
+    from mmray.distributed import pools as cluster  # Ray, only where there is work
+
+    cluster.connect(address)
+    pools = plan_extract(config.extract, cluster.nodes(), partitions)
+    return "cuda" if (pools.encoders or pools.actors).gpus else "cpu"
+
+
+def _state(
+    storage: Storage,
+    index: Index,
+    tables: dict[str, FeatureTable],
+    retry_failed: bool,
+) -> tuple[Tally, list[int], list[str]]:
+    """What is there, the partitions still to do, and the features of which any is."""
+    tally, todo, lacking = Tally(list(tables)), [], set()
+    there = {name: done_partitions(storage, table.folder) for name, table in tables.items()}
+    streams = {name: states(storage, index, table, there[name]) for name, table in tables.items()}
+    for partition, size in zip(index.partitions.tolist(), index.sizes.tolist()):
+        found = {name: next(stream) for name, stream in streams.items()}
+        notes = {name: state.notes for name, state in found.items() if state.notes}
+        undone = {name for name in found if name not in notes}
+        if retry_failed:
+            undone |= {name for name in notes if notes[name]["failures"]}
+        if undone:
+            todo.append(partition)
+            lacking |= undone
         else:
-            tally.add_notes(notes)
-    return tally, sorted({*retry, *set(range(plan.partitions)).difference(done)})
+            tally.add_notes(size, notes)
+    return tally, todo, [name for name in tables if name in lacking]
 
 
 def _extract(
     config: Config,
     storage: Storage,
-    folder: str,
-    plan: SamplePlan,
+    index: Index,
+    tables: dict[str, FeatureTable],
+    missing: list[str],
     todo: list[int],
     tally: Tally,
-    address: str | None,
-    spec: dict[str, Any],
     retry_failed: bool,
 ) -> dict[str, Any]:
     """Do these partitions, counting them; returns where they ran and what that took."""
-    from mmray.distributed import pools as cluster  # Ray, only where there is work
+    from mmray.distributed import pools as cluster
+    from mmray.stages.extract_actors import Work
 
-    cluster.connect(address)
     pools = plan_extract(config.extract, cluster.nodes(), len(todo))
-    settings = {"config": config, "storage": storage, "folder": folder, "retry_failed": retry_failed}
+    decoder = _decoder(config, tables, missing)
+    work = Work(config, storage, index, tables, tuple(missing), retry_failed, decoder)
 
     def stages(nodes: list[Node], partitions: int) -> list[cluster.Stage]:
         nonlocal pools
         pools = plan_extract(config.extract, nodes, partitions)
-        return _stages(settings, plan, spec["decoders"]["frames"], pools)
+        return _stages(work, pools)
 
     start = time.perf_counter()
-    with console.progress("extract", total=plan.rows, done=tally.rows) as meter:
+    with console.progress("extract", total=index.rows, done=tally.rows) as meter:
         for row in cluster.stream_partitions(todo, stages):
             report = json.loads(row["report"])
             tally.add_report(report)
             rate = tally.rows_now / (time.perf_counter() - start)
-            meter.advance(report["notes"]["rows"], f"{rate:.1f}/s, {tally.failed_rows} failed")
-            tally.check_budget(config.extract.max_failed_fraction, plan.rows)
+            meter.advance(report["rows"], f"{rate:.1f}/s, {tally.failed_rows} failed")
+            tally.check_budget(config.extract.max_failed_fraction, index.rows)
     return _spent(config, tally, pools, time.perf_counter() - start)
+
+
+def _decoder(config: Config, tables: dict[str, FeatureTable], missing: list[str]) -> str:
+    """The decoder of frames that the tables' environment names: the same on every machine."""
+    for name in missing:
+        if decoders := tables[name].spec["environment"].get("decoders"):
+            return decoders.get("frames", config.extract.decoder)
+    return config.extract.decoder
 
 
 def _spent(config: Config, tally: Tally, pools: ExtractPlan, wall_s: float) -> dict[str, Any]:
@@ -168,10 +265,9 @@ def _spent(config: Config, tally: Tally, pools: ExtractPlan, wall_s: float) -> d
     }
 
 
-def _stages(settings: dict[str, Any], plan: SamplePlan, decoder: str, pools: ExtractPlan) -> list:
+def _stages(work: Any, pools: ExtractPlan) -> list:
     from mmray.stages.extract_actors import Decode, DecodeAndEncode, Encode
 
-    decoding = {**settings, "plan": plan, "decoder": decoder}
     if pools.encoders is None:
-        return [(DecodeAndEncode, pools.actors, decoding)]
-    return [(Decode, pools.actors, decoding), (Encode, pools.encoders, settings)]
+        return [(DecodeAndEncode, pools.actors, {"work": work})]
+    return [(Decode, pools.actors, {"work": work}), (Encode, pools.encoders, {"work": work})]

@@ -1,124 +1,158 @@
-"""What runs inside the actors of extraction: a partition's number → its file, and a report on it.
+"""What runs inside the actors of extraction: a partition's number → its part files, and a report on it.
 
     DecodeAndEncode    number → report                        fused
     Decode, Encode     number → decoded rows → report         split
 
-A report travels as JSON in a column: {notes, rows_now, retried, recovered, fetched_bytes, cpu_seconds,
-seconds: {stage: s}, peak_rss_mb: {pool: MB}}.
+What is missing of a partition is looked up where the work is done: of each feature the rows that its part
+file lacks, or holds of other media (and, with `retry_failed`, those that failed). So several features that
+are missing share one fetch and decode, and what was written before a kill is not done again.
+
+A report travels as JSON in a column: {rows, notes: {feature: notes}, made: {feature: rows}, rows_now,
+retried, recovered, fetched_bytes, cpu_seconds, seconds: {stage: s}, peak_rss_mb: {pool: MB}}.
 """
 
 import contextlib
 import json
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmray.config import Config
-from mmray.samples.index import SamplePlan
+from mmray.samples.index import Index
 from mmray.storage.filesystem import Storage
 from mmray.tables.accounting import add_seconds, failed_rows, notes_of
+from mmray.tables.features import FeatureTable, PartState, places_of, state_of
+from mmray.tables.identity import media_digest
 from mmray.tables.parts import file_name, read_partition, write_partition
 
-__all__ = ["Decode", "DecodeAndEncode", "Encode", "merge_retried", "preparation"]
+__all__ = ["Decode", "DecodeAndEncode", "Encode", "Work", "merged", "preparation"]
 
 
-class _Table:
-    """The feature table as an actor reads and writes it."""
+@dataclass(frozen=True)
+class Work:
+    """What every actor of an extraction is told."""
 
-    def __init__(self, storage: Storage, folder: str, retry_failed: bool):
-        self.storage = storage
-        self.folder = folder
-        self.retry_failed = retry_failed
+    config: Config
+    storage: Storage
+    index: Index
+    tables: dict[str, FeatureTable]
+    """Of all features of the config."""
+    missing: tuple[str, ...]
+    """The features of which any partition is still to be made."""
+    retry_failed: bool
+    decoder: str
 
-    def earlier(self, partition: int) -> pa.Table | None:
-        """The partition as it is, where its failed rows are to be done again."""
-        if self.retry_failed and self.storage.exists(f"{self.folder}/{file_name(partition)}"):
-            return read_partition(self.storage, self.folder, partition)
-        return None
+    def states(self, partition: int, samples: pa.Table) -> dict[str, PartState]:
+        """{feature: what is there of the partition}."""
+        found = {}
+        for name, table in self.tables.items():
+            if self.storage.exists(f"{table.folder}/{file_name(partition)}"):
+                retry = self.retry_failed and name in self.missing
+                found[name] = state_of(self.storage, table, partition, samples, retry=retry)
+            else:
+                found[name] = PartState(None, np.ones(samples.num_rows, bool))
+        return found
 
-    def to_do(self, samples: pa.Table, earlier: pa.Table | None) -> pa.Table:
-        """The samples to do: those whose rows failed, or all."""
-        if earlier is None:
-            return samples
-        failed = failed_rows(earlier)
-        # None where this very retry had got to it before it was stopped: doing it again does no harm.
-        return samples.filter(pa.array(failed)) if any(failed) else samples
-
-    def write(self, partition: int, rows: pa.Table, earlier: pa.Table | None, spent: "_Spent") -> pa.Table:
+    def write(
+        self,
+        partition: int,
+        samples: pa.Table,
+        states: Mapping[str, PartState],
+        made: Mapping[str, pa.Table],
+        spent: "_Spent",
+    ) -> pa.Table:
         """Write the rows just made, among those made earlier; returns the report."""
+        notes = {name: state.notes for name, state in states.items()}
+        retried, recovered = np.zeros(samples.num_rows, bool), np.ones(samples.num_rows, bool)
         with spent.stage("write"):
-            whole = rows if earlier is None else merge_retried(earlier, rows)
-            notes = write_partition(self.storage, self.folder, partition, whole, notes_of(whole))
-        retried = 0 if earlier is None else rows.num_rows
+            for name, rows in made.items():
+                if states[name].done:
+                    continue
+                table, todo = self.tables[name], states[name].todo
+                earlier = None
+                if not todo.all() or self.retry_failed:
+                    earlier = self._earlier(table, partition)
+                whole, again = merged(samples["sample_id"], todo, rows, earlier)
+                retried |= again
+                recovered &= ~failed_rows(whole)
+                digest = media_digest(whole["sample_id"], whole["media_key"].to_pylist())
+                more = {**notes_of(whole, name), "media": digest}
+                notes[name] = write_partition(self.storage, table.folder, partition, whole, more)
+        done = [state.todo for state in states.values() if not state.done]
         report = {
+            "rows": samples.num_rows,
             "notes": notes,
-            "rows_now": rows.num_rows,
-            "retried": retried,
-            "recovered": failed_rows(rows).count(False) if retried else 0,
+            "made": {name: rows.num_rows for name, rows in made.items()},
+            "rows_now": int(np.logical_or.reduce(done).sum()) if done else 0,
+            "retried": int(retried.sum()),
+            "recovered": int((retried & recovered).sum()),
             **spent.told(),
         }
         return pa.table({"partition": [partition], "report": [json.dumps(report)]})
 
+    def _earlier(self, table: FeatureTable, partition: int) -> pa.Table | None:
+        if not self.storage.exists(f"{table.folder}/{file_name(partition)}"):
+            return None
+        return read_partition(self.storage, table.folder, partition)
+
+    def wanted(self, samples: pa.Table, states: Mapping[str, PartState]) -> tuple[pa.Table, dict[str, list]]:
+        """The samples of which any feature is to be made, and for each feature which of them."""
+        todo = {name: states[name].todo & (not states[name].done) for name in self.missing}
+        rows = np.logical_or.reduce(list(todo.values()))
+        rows[0] |= not rows.any()  # a table without rows gets lost between two pools
+        return samples.filter(pa.array(rows)), {name: mask[rows].tolist() for name, mask in todo.items()}
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """The features to be made."""
+        return {name: self.config.features[name] for name in self.missing}
+
 
 class DecodeAndEncode:
-    """[partition number] → its file, written, and a report.
+    """[partition number] → its part files, written, and a report.
 
     Takes a partition in slices that fill the encoder once, so that a few clips' frames are held, not
     a partition's.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        storage: Storage,
-        plan: SamplePlan,
-        decoder: str,
-        folder: str,
-        retry_failed: bool,
-    ):
-        self.storage = storage
-        self.plan = plan
-        self.table = _Table(storage, folder, retry_failed)
-        self.prepare = preparation(config, storage, decoder)
-        self.encode = _encoding(config, storage)
-        frames = [getattr(feature, "frames", 1) for feature in config.features.values()]
-        self.slice_samples = max(1, config.extract.encode_batch // max(frames, default=1))
+    def __init__(self, work: Work):
+        self.work = work
+        self.prepare = preparation(work.config, work.storage, work.decoder, work.features)
+        self.encode = _encoding(work)
+        frames = [getattr(feature, "frames", 1) for feature in work.features.values()]
+        self.slice_samples = max(1, work.config.extract.encode_batch // max(frames, default=1))
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Do the partition from end to end."""
         (partition,) = block["partition"].to_pylist()
         spent = _Spent("actors", sandbox=self.prepare.sandbox)
-        earlier = self.table.earlier(partition)
-        samples = self.table.to_do(self.plan.read(self.storage, partition), earlier)
-        tables = []
-        for prepared in self.prepare.slices(samples, self.slice_samples):
-            tables.append(self.encode(prepared))
+        samples = self.work.index.read(self.work.storage, partition)
+        states = self.work.states(partition, samples)
+        parts: dict[str, list[pa.Table]] = {name: [] for name in self.work.missing}
+        rows, masks = self.work.wanted(samples, states)
+        for prepared in self.prepare.slices(rows, self.slice_samples, masks):
+            for name, rows in self.encode(prepared).items():
+                parts[name].append(rows)
             spent.add(prepared)
-        return self.table.write(partition, pa.concat_tables(tables), earlier, spent)
+        made = {name: pa.concat_tables(tables) for name, tables in parts.items()}
+        return self.work.write(partition, samples, states, made, spent)
 
 
 class Decode:
     """[partition number] → the partition's samples, decoded, and what that took."""
 
-    def __init__(
-        self,
-        config: Config,
-        storage: Storage,
-        plan: SamplePlan,
-        decoder: str,
-        folder: str,
-        retry_failed: bool,
-    ):
+    def __init__(self, work: Work):
         from mmray.distributed.pools import use_own_cpus
 
         use_own_cpus()
-        self.storage = storage
-        self.plan = plan
-        self.table = _Table(storage, folder, retry_failed)
-        self.prepare = preparation(config, storage, decoder)
+        self.work = work
+        self.prepare = preparation(work.config, work.storage, work.decoder, work.features)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Decode the partition."""
@@ -126,8 +160,8 @@ class Decode:
 
         (partition,) = block["partition"].to_pylist()
         spent = _Spent("actors", sandbox=self.prepare.sandbox)
-        samples = self.plan.read(self.storage, partition)
-        prepared = self.prepare(self.table.to_do(samples, self.table.earlier(partition)))
+        samples = self.work.index.read(self.work.storage, partition)
+        prepared = self.prepare(*self.work.wanted(samples, self.work.states(partition, samples)))
         spent.add(prepared)
         decoded = to_arrow(prepared)
         told = {"partition": partition, "spent": json.dumps(spent.told())}
@@ -137,11 +171,11 @@ class Decode:
 
 
 class Encode:
-    """A decoded partition → its file, written, and a report."""
+    """A decoded partition → its part files, written, and a report."""
 
-    def __init__(self, config: Config, storage: Storage, folder: str, retry_failed: bool):
-        self.table = _Table(storage, folder, retry_failed)
-        self.encode = _encoding(config, storage)
+    def __init__(self, work: Work):
+        self.work = work
+        self.encode = _encoding(work)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Encode and write the partition."""
@@ -151,33 +185,37 @@ class Encode:
         spent = _Spent("encoders", json.loads(block["spent"][0].as_py()))
         prepared = from_arrow(block.drop_columns(["partition", "spent"]))
         prepared.seconds.clear()  # those of decoding are told already
-        rows = self.encode(prepared)
+        made = self.encode(prepared)
         spent.add(prepared)
-        return self.table.write(partition, rows, self.table.earlier(partition), spent)
+        samples = self.work.index.read(self.work.storage, partition)
+        return self.work.write(partition, samples, self.work.states(partition, samples), made, spent)
 
 
-def merge_retried(earlier: pa.Table, retried: pa.Table) -> pa.Table:
-    """The earlier rows, those done again in their places; their attempts add up.
+def merged(
+    ids: pa.ChunkedArray, todo: np.ndarray, made: pa.Table, earlier: pa.Table | None
+) -> tuple[pa.Table, np.ndarray]:
+    """A partition's rows in the order of `ids`: those `made` where `todo` says so, the others `earlier`.
 
-    Both are rows of the feature table; `retried` has some of the ids of `earlier`, in the same order.
+    A row that failed before from the same media adds its attempts up. Returns the rows, and which of them
+    are such rows, [N] bool.
     """
-    rows_of = {sample_id: row for row, sample_id in enumerate(earlier["sample_id"].to_pylist())}
-    places = [rows_of[sample_id] for sample_id in retried["sample_id"].to_pylist()]
-    before = earlier["errors"].take(pa.array(places, pa.int64())).to_pylist()
-    errors = [_attempts_added(old, new) for old, new in zip(before, retried["errors"].to_pylist())]
-    at = retried.schema.get_field_index("errors")
-    retried = retried.set_column(
-        at, retried.schema.field(at), pa.array(errors, retried.schema.field(at).type)
-    )
-    order = list(range(earlier.num_rows))
-    for row, place in enumerate(places, start=earlier.num_rows):
-        order[place] = row
-    return pa.concat_tables([earlier, retried]).take(pa.array(order, pa.int64()))
-
-
-def _attempts_added(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    made = {error["modality"]: error["attempts"] for error in old if error["reason"] != "absent"}
-    return [{**error, "attempts": error["attempts"] + made.get(error["modality"], 0)} for error in new]
+    again = np.zeros(len(todo), bool)
+    if earlier is None:
+        return made, again
+    places = places_of(ids, earlier["sample_id"])
+    before = earlier.take(pa.array(np.maximum(places[todo], 0)))
+    same = (places[todo] >= 0) & pc.equal(before["media_key"], made["media_key"]).to_numpy()
+    retried = same & failed_rows(before)
+    errors = [
+        {**new, "attempts": new["attempts"] + old["attempts"]} if new and old and twice else new
+        for old, new, twice in zip(before["error"].to_pylist(), made["error"].to_pylist(), retried)
+    ]
+    at = made.schema.get_field_index("error")
+    made = made.set_column(at, made.schema.field(at), pa.array(errors, made.schema.field(at).type))
+    order = places.copy()
+    order[todo] = earlier.num_rows + np.arange(made.num_rows)
+    again[todo] = retried
+    return pa.concat_tables([earlier, made]).take(pa.array(order)), again
 
 
 class _Spent:
@@ -224,8 +262,10 @@ class _Spent:
         return cpu_seconds, peak
 
 
-def preparation(config: Config, storage: Storage, decoder: str) -> Any:
-    """The `Preparation` of the config's features, decoding in a child process where the config says so."""
+def preparation(
+    config: Config, storage: Storage, decoder: str, features: Mapping[str, Any] | None = None
+) -> Any:
+    """The `Preparation` of features (the config's), decoding in a child process where the config says so."""
     from mmray.decode.isolation import Sandbox
     from mmray.features.preparing import Preparation
 
@@ -235,10 +275,10 @@ def preparation(config: Config, storage: Storage, decoder: str) -> Any:
         memory_mb=settings.decode_memory_mb,
         threads=max(1, int(settings.cpus_per_actor)),
     )
-    return Preparation(config.features, storage, decoder, sandbox if settings.sandbox else None)
+    return Preparation(features or config.features, storage, decoder, sandbox if settings.sandbox else None)
 
 
-def _encoding(config: Config, storage: Storage) -> Any:
+def _encoding(work: Work) -> Any:
     import torch
 
     from mmray.distributed.pools import use_own_cpus
@@ -246,10 +286,7 @@ def _encoding(config: Config, storage: Storage) -> Any:
     from mmray.features.encoding import Encoding
 
     use_own_cpus()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Encoding(
-        config.features,
-        config.targets,
-        device=Device(device, config.extract.encode_batch, config.extract.precision),
-        storage=storage,
-    )
+    settings = work.config.extract
+    name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = Device(name, settings.encode_batch, settings.precision)
+    return Encoding(work.features, device=device, storage=work.storage)

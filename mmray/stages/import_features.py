@@ -1,4 +1,4 @@
-"""Features made elsewhere in, a feature table out: the same table that extract writes, on this machine.
+"""Features made elsewhere in, feature tables out: the same tables that extract writes, on this machine.
 
     samples.manifest ──▶ ids, splits, targets ──▶ partitions ─┐
     features.*.path  ──▶ steps, by id ──▶ context ────────────┴▶ part-000042.parquet
@@ -22,11 +22,12 @@ from mmray.errors import MediaError, TableError
 from mmray.features.imported import ImportedFeature
 from mmray.samples.arrays import Columns, is_manifest, read_columns
 from mmray.samples.imported import ImportedStep, in_context, sample_ids, samples, steps
-from mmray.samples.index import SamplePlan, plan_samples
-from mmray.stages.extract import features_folder
+from mmray.samples.index import Index, make_index
+from mmray.stages.extract import extraction_summary, finish
 from mmray.storage.filesystem import Storage
 from mmray.tables.accounting import Tally, notes_of
-from mmray.tables.identity import feature_spec, hash_of, require_same
+from mmray.tables.features import complete_tables, states, tables_to_make
+from mmray.tables.identity import media_digest
 from mmray.tables.parts import done_partitions, write_partition
 from mmray.tables.schemas import FeatureShape, feature_schema, vectors_to_column
 
@@ -36,53 +37,49 @@ Step = ImportedStep | MediaError
 
 
 def import_features(config: ConfigLike) -> dict[str, Any]:
-    """Bring the feature table to completion and return its summary, as `extract` does.
+    """Bring the features' tables to completion and return a summary, as `extract` does.
 
     Raises:
         SamplesError: where the samples are not whole, or an array is not there or has no feature's shape.
-        TableError: where a feature is not imported, or the folder holds a table of something else.
+        TableError: where a feature is not imported.
         BudgetError: where too large a share of the samples has no feature.
     """
     config = as_config(config)
     if extracted := [name for name, feature in config.features.items() if feature.kind != "imported"]:
         raise TableError(f"features {', '.join(extracted)} are not imported; run `mmray extract`")
-    storage, folder = Storage(config.storage), features_folder(config)
-    start, spec = time.perf_counter(), feature_spec(config)
-    if made_with := storage.read_json(f"{folder}/_spec.json"):
-        made_with.pop("fingerprint")
-        remedy = "set these back, give another `output`, or delete the folder to start over"
-        require_same(folder, made_with, spec, remedy)
+    storage, start = Storage(config.storage), time.perf_counter()
     sources: dict[str, Columns] = {}
-    plan = _plan(config, storage, folder, sources)
-    summary = storage.read_json(f"{folder}/_summary.json")
-    if summary and len(done_partitions(storage, folder)) == plan.partitions:
-        return {**summary, "rows_this_run": 0}
+    index = _index(config, storage, sources)
+    complete = complete_tables(config, storage, index)
+    missing = [name for name in config.features if name not in complete]
+    tables = {**complete, **tables_to_make(config, missing, "cpu")}
+    made = _columns(config, storage, index, missing, sources)
+    tally = Tally(list(config.features))
+    there = {name: done_partitions(storage, table.folder) for name, table in complete.items()}
+    streams = {name: states(storage, index, complete[name], there[name]) for name in complete}
+    with console.progress("import", total=index.rows) as meter:
+        for partition, size in zip(index.partitions.tolist(), index.sizes.tolist()):
+            notes: dict[str, Any] = {name: next(stream).notes for name, stream in streams.items()}
+            samples = index.read(storage, partition)
+            for name, (shape, column) in made.items():
+                rows = _rows(name, shape, samples, column)
+                more = {**notes_of(rows, name), "media": media_digest(rows["sample_id"], [""] * size)}
+                notes[name] = write_partition(storage, tables[name].folder, partition, rows, more)
+                tally.features[name].rows_now += size
+            tally.add_notes(size, notes)
+            meter.advance(size)
+    tally.rows_now = index.rows if missing else 0
+    tally.check_budget(config.extract.max_failed_fraction, index.rows)
+    for table in tables.values():
+        finish(storage, index, table, tally)
+    return extraction_summary(config, index, tables, tally, time.perf_counter() - start)
 
-    storage.write_json(f"{folder}/_spec.json", {**spec, "fingerprint": hash_of(spec)})
-    tally = _write_all(config, storage, folder, plan, sources)
-    summary = {
-        "rows": tally.rows,
-        "failed_rows": tally.failed_rows,
-        "failures": tally.failures(),
-        "seconds": round(time.perf_counter() - start, 3),
-        "rows_this_run": plan.rows,
-        "stage_seconds": {},
-        "partitions": plan.partitions,
-        "fingerprint": hash_of(spec),
-        "content": f"{tally.content:016x}",
-        "samples": plan.digest,
-        "splits": plan.splits,
-        "output": folder,
-    }
-    storage.write_json(f"{folder}/_summary.json", summary)
-    return summary
 
-
-def _plan(config: Config, storage: Storage, folder: str, sources: dict[str, Columns]) -> SamplePlan:
-    """The samples, checked and cut; those of a file of arrays are written as a manifest first."""
+def _index(config: Config, storage: Storage, sources: dict[str, Columns]) -> Index:
+    """The index; of a file of arrays the samples are written as a manifest first."""
     manifest = config.samples.manifest
     if not isinstance(manifest, str) or (is_manifest(manifest) and not done_partitions(storage, manifest)):
-        return plan_samples(config, storage, f"{folder}/_plan")
+        return make_index(config, storage)
     sources[manifest] = read_columns(manifest, storage)
     sets = [name for name, target in config.targets.items() if target.kind == "multilabel"]
     rows = samples(sources[manifest], config.samples.columns, list(config.targets), sets)
@@ -91,34 +88,25 @@ def _plan(config: Config, storage: Storage, folder: str, sources: dict[str, Colu
     written = config.path("samples.parquet")
     storage.write(written, sink.getvalue())
     own = config.samples.model_copy(update={"manifest": written, "columns": {}})
-    return plan_samples(config.model_copy(update={"samples": own}), storage, f"{folder}/_plan")
+    return make_index(config.model_copy(update={"samples": own}), storage)
 
 
-def _write_all(
-    config: Config, storage: Storage, folder: str, plan: SamplePlan, sources: dict[str, Columns]
-) -> Tally:
-    """Write every partition, counting rows and failures."""
-    parts = [plan.read(storage, partition) for partition in range(plan.partitions)]
-    table = pa.concat_tables(parts)
+def _columns(
+    config: Config, storage: Storage, index: Index, missing: list[str], sources: dict[str, Columns]
+) -> dict[str, tuple[FeatureShape, Iterator[Step]]]:
+    """{feature: what it holds, and the feature of every sample} of the features that are missing."""
+    if not missing:
+        return {}
+    table = index.small(storage, ["sample_id", "split"])
     ids, splits = table["sample_id"].to_pylist(), table["split"].to_pylist()
-    columns, shapes = {}, {}
-    for name, feature in config.features.items():
+    made = {}
+    for name in missing:
+        feature = config.features[name]
         assert isinstance(feature, ImportedFeature), name
         found = _of_samples(config, storage, name, feature, ids, sources)
-        shapes[name] = _shape(name, feature, found)
-        if feature.context:
-            columns[name] = in_context(feature.context, ids, splits, found)
-        else:
-            columns[name] = iter(found)
-    schema = feature_schema(shapes, config.targets)
-    tally = Tally()
-    with console.progress("import", total=plan.rows) as meter:
-        for partition, part in enumerate(parts):
-            rows = _rows(part, columns, shapes, schema)
-            tally.add_notes(write_partition(storage, folder, partition, rows, notes_of(rows)))
-            meter.advance(rows.num_rows)
-    tally.check_budget(config.extract.max_failed_fraction, plan.rows)
-    return tally
+        column = in_context(feature.context, ids, splits, found) if feature.context else iter(found)
+        made[name] = (_shape(name, feature, found), column)
+    return made
 
 
 def _of_samples(
@@ -166,27 +154,27 @@ def _shape(name: str, feature: ImportedFeature, found: list[Step]) -> FeatureSha
     return FeatureShape(dim, feature.dtype)
 
 
-def _rows(
-    part: pa.Table, columns: dict[str, Iterator[Step]], shapes: dict[str, FeatureShape], schema: pa.Schema
-) -> pa.Table:
-    """The feature rows of a partition's samples; takes as many steps off each of `columns`."""
-    made: dict[str, Any] = {name: part[name] for name in schema.names if name in part.column_names}
-    errors: list[list[dict[str, Any]]] = [[] for _ in range(part.num_rows)]
-    for name, shape in shapes.items():
-        found = [next(columns[name]) for _ in range(part.num_rows)]
-        for row, step in enumerate(found):
-            if isinstance(step, MediaError):
-                told = {"reason": step.reason, "detail": step.detail[:500], "attempts": 1}
-                errors[row].append({"stage": "import", "modality": name, **told})
-        there = [step if isinstance(step, ImportedStep) else None for step in found]
-        values: list[Any] = [step and step.value for step in there]
-        made[name] = (
-            pa.array(values, shape.arrow_type) if shape.dim is None else vectors_to_column(values, shape)
-        )
-        made[f"{name}_length"] = [0 if value is None else len(value) for value in values]
-        made[f"{name}_start_s"] = [step and step.start_s for step in there]
-        made[f"{name}_step_s"] = [step and step.step_s for step in there]
-    made["errors"] = errors
+def _rows(name: str, shape: FeatureShape, samples: pa.Table, column: Iterator[Step]) -> pa.Table:
+    """The rows of a partition's samples in the table of a feature; takes as many steps off `column`."""
+    found = [next(column) for _ in range(samples.num_rows)]
+    errors = [
+        {"stage": "import", "reason": step.reason, "detail": step.detail[:500], "attempts": 1}
+        if isinstance(step, MediaError)
+        else None
+        for step in found
+    ]
+    there = [step if isinstance(step, ImportedStep) else None for step in found]
+    values: list[Any] = [step and step.value for step in there]
+    made: dict[str, Any] = {
+        "sample_id": samples["sample_id"],
+        "media_key": [""] * samples.num_rows,
+        name: pa.array(values, shape.arrow_type) if shape.dim is None else vectors_to_column(values, shape),
+        f"{name}_length": [0 if value is None else len(value) for value in values],
+        f"{name}_start_s": [step and step.start_s for step in there],
+        f"{name}_step_s": [step and step.step_s for step in there],
+        "error": errors,
+    }
+    schema = feature_schema(name, shape)
     arrays = [
         pa.array(made[field.name], field.type) if isinstance(made[field.name], list) else made[field.name]
         for field in schema

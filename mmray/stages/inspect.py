@@ -16,7 +16,7 @@ __all__ = ["inspect", "show"]
 def inspect(path: str) -> dict[str, Any]:
     """What is at `path` and where the stages write below it: {path, tables, training, model}.
 
-    A table has {path, rows, files, splits, schema, failures}; `training` is the results of the latest
+    A table has {path, rows, files, schema, failures}; `training` is the results of the latest
     one, `model` a model's description; null where there is none.
 
     Raises:
@@ -27,8 +27,10 @@ def inspect(path: str) -> dict[str, Any]:
         raise TableError(f"{path}: no such folder, or an empty one")
     training = storage.read_json(f"{path}/results.json") or storage.read_json(f"{path}/train/results.json")
     below = [f"{path}/predictions/{name}" for name in sorted(storage.names(f"{path}/predictions"))]
-    below += [f"{path}/{name}" for name in sorted(storage.names(path)) if path.endswith("/predictions")]
-    tables = [table for folder in (path, f"{path}/features", *below) if (table := _table(storage, folder))]
+    below += [f"{path}/features/{name}" for name in sorted(storage.names(f"{path}/features"))]
+    if path.endswith(("/predictions", "/features")):
+        below += [f"{path}/{name}" for name in sorted(storage.names(path))]
+    tables = [table for folder in (path, *below) if (table := _table(storage, folder))]
     model = storage.read_json(f"{path}/model.json")
     if not (tables or training or model):
         raise TableError(f"{path}: no feature table, prediction table, training or model here")
@@ -38,8 +40,7 @@ def inspect(path: str) -> dict[str, Any]:
 def show(found: Mapping[str, Any]) -> None:
     """Print what `inspect` found."""
     for table in found["tables"]:
-        splits = ", ".join(f"{name} {count}" for name, count in sorted(table["splits"].items()))
-        lines = [f"{table['path']}: {table['rows']} rows ({splits}) in {table['files']} files"]
+        lines = [f"{table['path']}: {table['rows']} rows in {table['files']} files"]
         lines += [f"  {name:<24} {kind}" for name, kind in table["schema"].items()]
         console.out.print("\n".join(lines), markup=False, soft_wrap=True)
         if table["failures"]:
@@ -52,23 +53,21 @@ def show(found: Mapping[str, Any]) -> None:
 
 
 def _table(storage: Storage, folder: str) -> dict[str, Any] | None:
-    """Counts, schema and failures of a table; reads ids, splits and errors only. None: not a table."""
+    """Counts, schema and failures of a table; reads the errors only. None: not a table."""
     partitions = done_partitions(storage, folder)
     if not partitions:
         return None
     schema = read_schema(storage, folder)
-    rows, splits, by_reason = 0, Counter(), Counter()
+    feature = schema.names[2] if "media_key" in schema.names else ""
+    rows, by_reason = 0, Counter()
     for partition in partitions:
-        part = read_partition(storage, folder, partition, ["sample_id", "split", "errors"])
+        part = read_partition(storage, folder, partition, ["sample_id", "error"])
         rows += part.num_rows
-        splits.update(split or "no split" for split in part["split"].to_pylist())
-        failed = {(error["sample_id"], error["modality"], error["reason"]) for error in errors_of(part)}
-        by_reason.update((modality, reason) for _, modality, reason in sorted(failed))
+        by_reason.update(error["reason"] for error in errors_of(part, feature))
     return {
         "path": folder,
         "rows": rows,
         "files": len(partitions),
-        "splits": dict(splits),
         "schema": {field.name: str(field.type) for field in schema},
-        "failures": [{"modality": m, "reason": r, "count": n} for (m, r), n in by_reason.most_common()],
+        "failures": [{"feature": feature, "reason": r, "count": n} for r, n in by_reason.most_common()],
     }

@@ -32,6 +32,7 @@ from mmray.config import (
     as_config,
     dump_config,
 )
+from mmray.errors import TableError
 from mmray.results.plots import (
     confusion_figure,
     labels_figure,
@@ -40,9 +41,14 @@ from mmray.results.plots import (
     to_svg,
     training_figure,
 )
+from mmray.samples.index import known_index
 from mmray.stages.compare import plots
+from mmray.stages.extract import extract_summary
+from mmray.stages.train import run_of
 from mmray.storage.filesystem import Storage
-from mmray.tables.parts import read_table
+from mmray.tables.features import Data as Tables
+from mmray.tables.features import complete_tables
+from mmray.tables.parts import read_partition, read_table
 from mmray.tables.schemas import errors_of, target_type
 
 __all__ = ["report", "write_report"]
@@ -71,16 +77,22 @@ def write_report(output: str, storage: Storage, config: Config) -> str:
         StorageError: where the files cannot be read or the report cannot be written.
     """
     output = output.rstrip("/")
-    train = storage.read_json(f"{output}/train/results.json")
-    extract = storage.read_json(f"{output}/features/_summary.json")
-    data = _data(config, storage, f"{output}/features")
+    tables = _tables(config, storage)
+    whole = tables is not None and tables.tables.keys() == config.features.keys()
+    train = (
+        storage.read_json(f"{output}/train/{run_of(config, storage, tables)}/results.json")
+        if tables and whole
+        else None
+    )
+    extract = extract_summary(config, storage, tables.index, tables.tables) if tables else None
+    data = tables and _data(config, storage, tables)
     page = _template().render(
         config=config,
         config_yaml=dump_config(config),
         output=output,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
-        spec=storage.read_json(f"{output}/features/_spec.json"),
+        tables=tables.fingerprints if tables else {},
         data=data,
         extract=extract,
         rate=_rate(extract),
@@ -151,14 +163,32 @@ class Spread:
         return math.sqrt(self.squares / self.n) if self.n else math.nan
 
 
-def _data(config: Config, storage: Storage, folder: str) -> Data | None:
+def _tables(config: Config, storage: Storage) -> Tables | None:
+    """The index and the complete tables as they are; None where nothing was extracted yet."""
+    try:
+        index = known_index(config, storage)
+    except TableError:
+        return None
+    return Tables(index, complete_tables(config, storage, index))
+
+
+def _data(config: Config, storage: Storage, tables: Tables) -> Data:
     data = Data()
-    for part in read_table(storage, folder, ["sample_id", "split", *config.targets, "errors"]):
-        _count(data, config, part)
-    return data if data.rows else None
+    for partition in tables.index.partitions.tolist():
+        samples = tables.index.read(storage, partition, ["sample_id", "split", *config.targets])
+        errors = [
+            error
+            for name, table in tables.tables.items()
+            for error in errors_of(
+                read_partition(storage, table.folder, partition, ["sample_id", "error"]), name
+            )
+        ]
+        ids = set(samples["sample_id"].to_pylist())
+        _count(data, config, samples, [error for error in errors if error["sample_id"] in ids])
+    return data
 
 
-def _count(data: Data, config: Config, part: pa.Table) -> None:
+def _count(data: Data, config: Config, part: pa.Table, errors: list[dict]) -> None:
     splits = np.array([split or NO_SPLIT for split in part["split"].to_pylist()], dtype=object)
     data.rows += part.num_rows
     data.splits.update(splits)
@@ -174,12 +204,12 @@ def _count(data: Data, config: Config, part: pa.Table) -> None:
             for split in set(splits):
                 here = values[splits == split]
                 spreads[split].add(here[~np.isnan(here)])
-    seen = {(error["sample_id"], error["modality"], error["reason"]): error for error in errors_of(part)}
-    data.failed_rows += len({sample_id for sample_id, *_ in seen})
-    for (_, modality, reason), error in seen.items():
-        data.failures[modality, reason] += 1
-        if len(data.examples[modality, reason]) < EXAMPLES:
-            data.examples[modality, reason].append(error)
+    data.failed_rows += len({error["sample_id"] for error in errors})
+    for error in errors:
+        where = error["feature"], error["reason"]
+        data.failures[where] += 1
+        if len(data.examples[where]) < EXAMPLES:
+            data.examples[where].append(error)
 
 
 def _labels(truth: str | list[str]) -> list[str]:

@@ -1,11 +1,12 @@
-"""Feature table and model in, prediction table out: Ray Data streams partitions through scoring actors.
+"""Features and model in, predictions out: Ray Data streams partitions through scoring actors.
 
-The prediction table is cut as the feature table is, file by file, so that it resumes the same way. It
-lies in a folder named by the model: predictions of two models never mix. A file of predictions notes the
-digest of the features it was made from: where those were done anew (`mmray extract --retry-failed`), so is
-it.
+The predictions are cut as the index is, partition by partition, so that they resume the same way. They lie
+in a folder named by the model: predictions of two models never mix. A file of predictions notes what it was
+made from, the labels and the features of its samples: where these are others now (a relabel, a retry, a
+row more), so is it.
 """
 
+import hashlib
 import tempfile
 import time
 from typing import Any
@@ -16,113 +17,124 @@ from mmray import console
 from mmray.config import Config, ConfigLike, as_config
 from mmray.distributed.admission import plan_score
 from mmray.errors import TableError
-from mmray.stages.extract import features_folder
-from mmray.stages.train import require_features
+from mmray.stages.train import run_of, up_to_date
 from mmray.storage.filesystem import Storage
-from mmray.tables.identity import require_same
-from mmray.tables.parts import done_partitions, read_notes, read_partition, read_schema, write_partition
-from mmray.tables.schemas import columns_of
+from mmray.tables.features import Data
+from mmray.tables.identity import hash_of
+from mmray.tables.joined import read_joined
+from mmray.tables.parts import digest_of, done_partitions, in_parallel, read_notes, write_partition
 
 __all__ = ["score"]
 
 
 def score(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
-    """Bring the prediction table to completion and return its summary.
+    """Bring the predictions of this config's model to completion and return their summary.
 
     Raises:
-        TableError: where features or model are not there, or the model was trained on other features.
+        TableError: where features are not there, or no model of this config on these data.
         PlanError: where the actors do not fit.
     """
     config = as_config(config)
-    storage, features = Storage(config.storage), features_folder(config)
-    model = _require_model(config, storage)
+    storage = Storage(config.storage)
+    data = up_to_date(config, storage)
+    model = _require_model(config, storage, data)
     folder = config.path("predictions", model["model_fingerprint"])
-    partitions, content = done_partitions(storage, features), _content(storage, features)
+    made_from = hash_of([data.digest, data.index.digest])
     summary = storage.read_json(f"{folder}/_summary.json")
-    if summary and summary["features_content"] == content and done_partitions(storage, folder) == partitions:
-        summary = {**summary, "rows_this_run": 0}
-    else:
-        done = _up_to_date(storage, features, folder)
-        todo = sorted(set(partitions) - done.keys())
-        model_folder = config.path("train", model["run"], "model")
-        summary = _score(config, storage, model_folder, folder, todo, list(done.values()), address)
-        summary["features_content"] = content
-        rows = storage.read_json(f"{features}/_summary.json")["rows"]
-        if summary["rows"] != rows:
-            raise AssertionError(f"{folder}: {summary['rows']} predictions for {rows} rows")
-        storage.write_json(f"{folder}/_summary.json", summary)
-    storage.write_json(config.path("predictions", "_summary.json"), summary)
+    if summary and summary["made_from"] == made_from:
+        return {**summary, "rows_this_run": 0}
+    scoring = _Scoring(
+        storage, data, config.path("train", model["run"], "model"), folder, config.score.batch_size
+    )
+    done = scoring.up_to_date()
+    todo = sorted(set(range(len(data.index.partitions))) - done.keys())
+    summary = {**_score(config, scoring, todo, list(done.values()), address), "made_from": made_from}
+    if summary["rows"] != data.index.rows:
+        raise AssertionError(f"{folder}: {summary['rows']} predictions for {data.index.rows} samples")
+    for name in scoring.left_over():
+        storage.remove(f"{folder}/{name}")
+    storage.write_json(f"{folder}/_summary.json", summary)
     return summary
 
 
-def _content(storage: Storage, features: str) -> str | None:
-    """What changes when any row of the feature table does."""
-    return storage.read_json(f"{features}/_summary.json").get("content")
+def _require_model(config: Config, storage: Storage, data: Data) -> dict[str, Any]:
+    """The results of this config's training on these data."""
+    results = storage.read_json(config.path("train", run_of(config, storage, data), "results.json"))
+    if results is None:
+        raise TableError(
+            f"{config.path('train')}: no model of these settings, trained on these samples and features, is "
+            "here; run `mmray train` first"
+        )
+    return results
 
 
-def _up_to_date(storage: Storage, features: str, folder: str) -> dict[int, dict[str, Any]]:
-    """{partition: its notes} of the predictions made from the features as they are."""
-    done = done_partitions(storage, folder)
-    digests = (notes["digest"] for notes in read_notes(storage, features, done))
-    made = zip(done, read_notes(storage, folder, done), digests)
-    return {partition: notes for partition, notes, digest in made if notes["features"] == digest}
+class _Scoring:
+    """What every actor is told: the data, the model, and where the predictions go."""
+
+    def __init__(self, storage: Storage, data: Data, model: str, folder: str, batch_size: int):
+        self.storage, self.data, self.model = storage, data, model
+        self.folder, self.batch_size = folder, batch_size
+
+    def made_from(self, at: int) -> str:
+        """What the predictions of a partition depend on: its labels and the digests of its features."""
+        partition = int(self.data.index.partitions[at])
+        digest = hashlib.sha256(digest_of(self.data.index.read(self.storage, partition)).encode())
+        for table in self.data.tables.values():
+            for notes in read_notes(self.storage, table.folder, [partition]):
+                digest.update(notes["digest"].encode())
+        return digest.hexdigest()[:16]
+
+    def up_to_date(self) -> dict[int, dict[str, Any]]:
+        """{place of a partition in the index: notes of its predictions} of those that need not be made."""
+        there = set(done_partitions(self.storage, self.folder))
+        places = [at for at, number in enumerate(self.data.index.partitions.tolist()) if number in there]
+
+        def look(at: int) -> dict[str, Any] | None:
+            (notes,) = read_notes(self.storage, self.folder, [int(self.data.index.partitions[at])])
+            return notes if notes["made_from"] == self.made_from(at) else None
+
+        return {at: notes for at, notes in zip(places, in_parallel(look, places)) if notes}
+
+    def left_over(self) -> list[str]:
+        """Part files of partitions that are no longer in the index."""
+        numbers = set(done_partitions(self.storage, self.folder)) - set(self.data.index.partitions.tolist())
+        return [f"part-{number:06d}.parquet" for number in numbers]
 
 
 def _score(
-    config: Config,
-    storage: Storage,
-    model: str,
-    folder: str,
-    todo: list[int],
-    counts: list[dict[str, Any]],
-    address: str | None,
+    config: Config, scoring: _Scoring, todo: list[int], counts: list[dict[str, Any]], address: str | None
 ) -> dict[str, Any]:
     """Score the partitions `todo`; `counts` are the notes of those that are done."""
-    from mmray.distributed import pools as cluster
-
-    cluster.connect(address)
-    settings = {
-        "storage": storage,
-        "features": features_folder(config),
-        "model": model,
-        "predictions": folder,
-        "batch_size": config.score.batch_size,
-    }
     start = time.perf_counter()
     earlier = sum(count["rows"] for count in counts)
-    total = storage.read_json(f"{features_folder(config)}/_summary.json")["rows"]
-    with console.progress("score", total=total, done=earlier) as meter:
-        for count in cluster.stream_partitions(
-            todo, lambda nodes, left: [(Score, plan_score(config.score, nodes, left), settings)]
-        ):
-            counts.append(count)
-            meter.advance(count["rows"])
+    actors = 0
+    if todo:
+        from mmray.distributed import pools as cluster
+
+        cluster.connect(address)
+        actors = plan_score(config.score, cluster.nodes(), len(todo)).size
+        with console.progress("score", total=scoring.data.index.rows, done=earlier) as meter:
+            for count in cluster.stream_partitions(
+                todo,
+                lambda nodes, left: [(Score, plan_score(config.score, nodes, left), {"scoring": scoring})],
+            ):
+                counts.append(count)
+                meter.advance(count["rows"])
     rows = sum(count["rows"] for count in counts)
     return {
         "rows": rows,
         "rows_this_run": rows - earlier,
         "unpredicted": sum(count["unpredicted"] for count in counts),
         "seconds": round(time.perf_counter() - start, 3),
-        "actors": plan_score(config.score, cluster.nodes(), max(1, len(todo))).size,
-        "output": folder,
+        "actors": actors,
+        "output": scoring.folder,
     }
 
 
-def _require_model(config: Config, storage: Storage) -> dict[str, Any]:
-    """The results of the latest training, made on the feature table as it is."""
-    results = storage.read_json(config.path("train", "results.json"))
-    if results is None:
-        raise TableError(f"{config.path('train')}: no trained model here; run `mmray train` first")
-    trained_on = {"features_fingerprint": results["features_fingerprint"]}
-    here = {"features_fingerprint": require_features(config, storage)}
-    require_same(results["model"], trained_on, here, "train again on these features")
-    return results
-
-
 class Score:
-    """[partition number] → its predictions, written, and a row that counts them."""
+    """[place of a partition in the index] → its predictions, written, and a row that counts them."""
 
-    def __init__(self, storage: Storage, features: str, model: str, predictions: str, batch_size: int):
+    def __init__(self, scoring: _Scoring):
         import torch
 
         from mmray.distributed.pools import use_own_cpus
@@ -130,26 +142,23 @@ class Score:
 
         use_own_cpus()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.storage = storage
-        self.features = features
-        self.predictions = predictions
-        self.batch_size = batch_size
+        self.scoring = scoring
         with tempfile.TemporaryDirectory() as folder:
-            self.predictor = load_predictor(storage.copy_down(model, folder), device)
-        spec = self.predictor.spec
-        schema = read_schema(storage, features)
-        columns = columns_of(list(spec.shapes), schema)
-        self.columns = ["sample_id", "split", "errors", *columns, *spec.targets]
+            self.predictor = load_predictor(scoring.storage.copy_down(scoring.model, folder), device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        (partition,) = block["partition"].to_pylist()
+        (at,) = block["partition"].to_pylist()
+        scoring, data = self.scoring, self.scoring.data
         # First the digest: should the rows change in between, the predictions are done again, not kept.
-        (made_from,) = read_notes(self.storage, self.features, [partition])
-        rows = read_partition(self.storage, self.features, partition, self.columns)
-        predictions = self.predictor.predict(rows, self.batch_size)
-        notes = {"features": made_from["digest"], "unpredicted": _unpredicted(predictions)}
-        notes = write_partition(self.storage, self.predictions, partition, predictions, notes)
-        return pa.table({"partition": [partition], **{key: [value] for key, value in notes.items()}})
+        made_from = scoring.made_from(at)
+        labels = ["sample_id", "split", *self.predictor.spec.targets]
+        predictions = self.predictor.predict(
+            read_joined(scoring.storage, data, at, labels), scoring.batch_size
+        )
+        notes = {"made_from": made_from, "unpredicted": _unpredicted(predictions)}
+        partition = int(data.index.partitions[at])
+        notes = write_partition(scoring.storage, scoring.folder, partition, predictions, notes)
+        return pa.table({"partition": [at], **{key: [value] for key, value in notes.items()}})
 
 
 def _unpredicted(predictions: pa.Table) -> int:

@@ -16,11 +16,12 @@ from mmray.distributed.feeding import load_features, streaming_window
 from mmray.distributed.training import Job, fit_on_workers
 from mmray.errors import SamplesError, TableError
 from mmray.results.rows import pattern_rows, results_rows
-from mmray.stages.extract import features_folder
+from mmray.samples.index import make_index
 from mmray.storage.filesystem import Storage
-from mmray.tables.identity import feature_spec, hash_of, require_same
+from mmray.tables.features import Data, require_data
+from mmray.tables.identity import hash_of, run_name
 
-__all__ = ["check_targets", "require_features", "train"]
+__all__ = ["check_targets", "run_of", "train", "up_to_date"]
 
 
 def train(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
@@ -33,8 +34,8 @@ def train(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     """
     config = as_config(config)
     storage = Storage(config.storage)
-    features = require_features(config, storage)
-    run = _run_name(config, storage, features)
+    data = up_to_date(config, storage)
+    run, features = run_of(config, storage, data), hash_of(data.fingerprints)
     results = storage.read_json(f"{config.path('train')}/{run}/results.json")
     if results is None:
         check_targets(config, load_features(config, storage, []))
@@ -91,21 +92,20 @@ def _train(config: Config, storage: Storage, run: str, features: str, address: s
 # ------------------------------------------------------------------------------------ before
 
 
-def require_features(config: Config, storage: Storage) -> str:
-    """The fingerprint of the config's feature table, which must be complete and made with its settings.
+def up_to_date(config: Config, storage: Storage) -> Data:
+    """The index, made again where the source has changed, and the complete tables of all features.
 
     Raises:
-        TableError: where it is not.
+        SamplesError: where the source is not whole.
+        TableError: where a feature has no complete table.
     """
-    folder = features_folder(config)
-    summary = storage.read_json(f"{folder}/_summary.json")
-    if summary is None:
-        raise TableError(f"{folder}: there is no finished feature table here; run `mmray extract` first")
-    made_with = storage.read_json(f"{folder}/_spec.json")
-    fingerprint = made_with.pop("fingerprint")
-    remedy = "set these back, or extract again into another `output`"
-    require_same(folder, made_with, feature_spec(config, made_with), remedy)
-    return fingerprint
+    return require_data(config, storage, index=make_index(config, storage))
+
+
+def run_of(config: Config, storage: Storage, data: Data) -> str:
+    """The name of the training of this config on this data."""
+    other = config.train.initialize_from
+    return run_name(config, data.digest, _fingerprint_of(storage, other) if other else None)
 
 
 def check_targets(config: Config, data: Any) -> None:
@@ -125,16 +125,6 @@ def check_targets(config: Config, data: Any) -> None:
             )
     for name, target in config.targets.items():
         fit_codes(name, target, data.targets[name], data.sample_ids, data.split == "train")
-
-
-def _run_name(config: Config, storage: Storage, features: str) -> str:
-    """A name that follows from all that decides the result."""
-    sections = config.model_dump(mode="json", include={"targets", "model", "train"})
-    for free in ("workers", "min_workers", "cpus_per_worker", "max_restarts"):
-        del sections["train"][free]
-    if other := config.train.initialize_from:
-        sections["initialize_from"] = _fingerprint_of(storage, other)
-    return hash_of({**sections, "features": features})
 
 
 def _fingerprint_of(storage: Storage, folder: str) -> str:

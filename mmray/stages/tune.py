@@ -27,7 +27,7 @@ from mmray.distributed.feeding import load_features, open_table, streaming_windo
 from mmray.distributed.progress import EpochFeed, watch_trials
 from mmray.distributed.trial import run_trial
 from mmray.errors import ConfigError, TableError
-from mmray.stages.train import check_targets, require_features
+from mmray.stages.train import check_targets, up_to_date
 from mmray.storage.filesystem import Storage
 from mmray.tables.identity import hash_of
 
@@ -50,7 +50,7 @@ def tune(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     if not config.tune.space:
         raise ConfigError("config", [("tune.space", "is empty: name a setting to search")])
     storage = Storage(config.storage)
-    features = require_features(config, storage)
+    features = up_to_date(config, storage).digest
     folder = config.path("tune", _search_name(config, features))
     summary = storage.read_json(f"{folder}/_summary.json")
     if summary is None:

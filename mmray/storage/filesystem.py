@@ -148,6 +148,12 @@ class Storage:
         """`value` as a readable JSON file, whole or not at all."""
         self.write(uri, (dumps(value, indent=2) + "\n").encode())
 
+    def remove(self, uri: str) -> None:
+        """Remove a file; one that is not there is removed already."""
+        with self.faults(uri), contextlib.suppress(FileNotFoundError):
+            filesystem, path = self.filesystem(uri)
+            filesystem.rm_file(path)
+
     def require_writable(self, folder: str) -> None:
         """Write an empty file below `folder` and remove it."""
         probe = f"{folder}/.mmray-write-check"

@@ -1,16 +1,19 @@
 """Reports on partitions → what a whole run did: rows, failures, rates, memory, cost. Arithmetic only.
 
-A partition is counted twice. Its *notes* lie in the footer of its file and depend on its rows alone: rows,
-failed rows, failures by (feature, reason), a digest. They let a later run count a table without reading
-it. Its *report* is the notes and what the run spent on it: seconds a stage, CPU seconds, bytes fetched,
-the peak memory of the actors it went through; only the run that did the work knows these.
+A partition of a feature is counted by its *notes*. They lie in the footer of its file and depend on its
+rows alone: rows, which of them failed and which lack the modality, how often for which reason, a digest,
+the sum of lengths. They let a later run count a table without reading it. A *report* on a partition is the
+notes of all its features and what the run spent on it: seconds a stage, CPU seconds, bytes fetched, the
+peak memory of the actors it went through; only the run that did the work knows these.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmray.errors import BudgetError
 
@@ -19,24 +22,28 @@ __all__ = ["Tally", "add_seconds", "cost", "failed_rows", "notes_of", "rates"]
 BUDGET_ROWS = 256  # the share of failures is judged from this many rows on
 
 
-def failures_of(errors: list[dict[str, Any]]) -> set[tuple[str, str]]:
-    """(feature, reason) of a row's failures; an `absent` modality is none."""
-    return {(error["modality"], error["reason"]) for error in errors if error["reason"] != "absent"}
+def failed_rows(rows: pa.Table) -> np.ndarray:
+    """[N] bool: which rows of a feature's table have a failure; an `absent` modality is none."""
+    reasons = pc.struct_field(rows["error"], "reason")
+    return pc.fill_null(pc.not_equal(reasons, "absent"), False).to_numpy()
 
 
-def failed_rows(rows: pa.Table) -> list[bool]:
-    """Which rows of a feature table have a failure."""
-    return [bool(failures_of(errors)) for errors in rows["errors"].to_pylist()]
-
-
-def notes_of(rows: pa.Table) -> dict[str, Any]:
-    """{failed_rows, failures: [[feature, reason, rows], …]} of a partition of the feature table."""
-    failures = [failures_of(errors) for errors in rows["errors"].to_pylist()]
-    by_reason = Counter(pair for pairs in failures for pair in pairs)
+def notes_of(rows: pa.Table, feature: str) -> dict[str, Any]:
+    """{failed, absent: rows as bits, failures: {reason: rows}, steps} of a partition of a feature's table."""
+    failed = failed_rows(rows)
+    reasons = pc.struct_field(rows["error"], "reason")
+    counts = Counter(reasons.filter(pa.array(failed)).to_pylist())
     return {
-        "failed_rows": sum(map(bool, failures)),
-        "failures": sorted([modality, reason, n] for (modality, reason), n in by_reason.items()),
+        "failed": _bits(failed),
+        "absent": _bits(pc.fill_null(pc.equal(reasons, "absent"), False).to_numpy()),
+        "failures": dict(sorted(counts.items())),
+        "steps": pc.sum(rows[f"{feature}_length"]).as_py() or 0,
     }
+
+
+def _bits(rows: np.ndarray) -> str:
+    """[N] bool as a hexadecimal number: row i is bit i."""
+    return np.packbits(rows, bitorder="little").tobytes()[::-1].hex().lstrip("0") or "0"
 
 
 def add_seconds(total: dict[str, float], more: Mapping[str, float]) -> None:
@@ -45,32 +52,69 @@ def add_seconds(total: dict[str, float], more: Mapping[str, float]) -> None:
         total[stage] = total.get(stage, 0.0) + seconds
 
 
-class Tally:
-    """Rows and failures of a table, and what this run spent on those it did itself."""
+class FeatureTally:
+    """Rows, failures and content of one feature's table."""
 
     def __init__(self) -> None:
+        self.rows_now = 0
+        self.failed_rows = 0
+        self.content = 0
+        self.steps = 0
+        self.failures: Counter[str] = Counter()
+
+    def add(self, notes: Mapping[str, Any]) -> None:
+        """Count a partition by what its file says."""
+        self.failed_rows += int(notes["failed"], 16).bit_count()
+        self.content ^= int(notes["digest"], 16)
+        self.steps += notes["steps"]
+        self.failures.update(notes["failures"])
+
+    def summary(self) -> dict[str, Any]:
+        """As it is stored beside the table."""
+        return {
+            "failed_rows": self.failed_rows,
+            "failures": dict(self.failures.most_common()),
+            "steps": self.steps,
+            "content": f"{self.content:016x}",
+        }
+
+
+class Tally:
+    """Rows and failures of all features' tables together, and what this run spent on those it did itself."""
+
+    def __init__(self, features: Sequence[str]) -> None:
+        self.features = {name: FeatureTally() for name in features}
         self.rows = 0
         self.failed_rows = 0
+        self.empty_rows = 0
+        """Rows that have no feature at all and no failure either: their modalities are absent."""
         self.rows_now = 0
         self.retried = 0
         self.recovered = 0
         self.fetched_bytes = 0
         self.cpu_seconds = 0.0
-        self.content = 0
-        self.by_reason: Counter[tuple[str, str]] = Counter()
         self.seconds: dict[str, float] = {}
         self.peak_rss_mb: dict[str, float] = defaultdict(float)
 
-    def add_notes(self, notes: Mapping[str, Any]) -> None:
-        """Count a partition by what its file says."""
-        self.rows += notes["rows"]
-        self.failed_rows += notes["failed_rows"]
-        self.content ^= int(notes["digest"], 16)
-        self.by_reason.update({(modality, reason): n for modality, reason, n in notes["failures"]})
+    def add_notes(self, rows: int, notes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Count a partition of so many rows by what its features' files say.
+
+        A row is failed where any of its features failed, or all are absent.
+        """
+        failed, empty = 0, -1
+        for name, of_feature in notes.items():
+            self.features[name].add(of_feature)
+            failed |= int(of_feature["failed"], 16)
+            empty &= int(of_feature["absent"], 16)
+        self.rows += rows
+        self.failed_rows += (failed | empty).bit_count()
+        self.empty_rows += empty.bit_count()
 
     def add_report(self, report: Mapping[str, Any]) -> None:
         """Count a partition that this run did."""
-        self.add_notes(report["notes"])
+        self.add_notes(report["rows"], report["notes"])
+        for name, rows in report["made"].items():
+            self.features[name].rows_now += rows
         self.rows_now += report["rows_now"]
         self.retried += report["retried"]
         self.recovered += report["recovered"]
@@ -81,9 +125,15 @@ class Tally:
             self.peak_rss_mb[pool] = max(self.peak_rss_mb[pool], megabytes)
 
     def failures(self) -> list[dict[str, Any]]:
-        """{modality, reason, count}, the most frequent first."""
-        ordered = sorted(self.by_reason.items(), key=lambda item: (-item[1], item[0]))
-        return [{"modality": m, "reason": r, "count": n} for (m, r), n in ordered]
+        """{feature, reason, count}, the most frequent first; feature '': rows without any."""
+        counts = [
+            (-n, name, reason)
+            for name, feature in self.features.items()
+            for reason, n in feature.failures.items()
+        ]
+        if self.empty_rows:
+            counts.append((-self.empty_rows, "", "absent"))
+        return [{"feature": name, "reason": reason, "count": -n} for n, name, reason in sorted(counts)]
 
     def check_budget(self, max_failed_fraction: float, all_rows: int) -> None:
         """Judge the rows so far.
@@ -93,7 +143,10 @@ class Tally:
         """
         judged = self.rows >= min(BUDGET_ROWS, all_rows)
         if judged and self.failed_rows > max_failed_fraction * self.rows:
-            top = ", ".join(f"{f['count']} × {f['modality']} {f['reason']}" for f in self.failures()[:5])
+            top = ", ".join(
+                f"{f['count']} × {f['feature'] or 'every modality'} {f['reason']}"
+                for f in self.failures()[:5]
+            )
             raise BudgetError(
                 f"{self.failed_rows} of {self.rows} samples failed, more than extract.max_failed_fraction "
                 f"= {max_failed_fraction:g} allows: {top}; what is written stays: with a higher limit the "

@@ -1,77 +1,180 @@
-"""What features were made with, as a readable spec and a short hash: unlike features never mix.
+"""Every hash and every name: what a feature, a row, the data and a run are known by.
 
-Two feature tables have the same fingerprint when the same settings, weights and decoders made them. The
-spec is stored beside the table, so that a difference can be named by its field.
+    feature    NAME-FINGERPRINT: its settings, weights and code, and the environment that computes it
+    row        media_key: the URIs, segment or text that a feature of a sample is made from
+    data       the index (ids, splits, groups, labels) and the content of the feature tables used
+    run        the settings that decide a training, and its data
+
+Two feature tables have the same fingerprint when the same settings, weights, code and environment made
+them; the spec it is the hash of lies beside the table, so that a difference can be named by its field. A
+setting that decides no result is marked `FREE` in the schema, and nowhere else.
 """
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from mmray.config import Config
 from mmray.decode.choice import choose_decoders, decoder_versions
 from mmray.errors import TableError
 from mmray.features.imported import ImportedFeature
-from mmray.features.kinds import kind_of
+from mmray.features.kinds import Feature, kind_of
 from mmray.features.weights import weights_fingerprint, with_local_weights
+from mmray.settings import deciding
 from mmray.storage.filesystem import Storage
 from mmray.tables.parts import done_partitions
 from mmray.tables.schemas import SCHEMA_VERSION
 
-__all__ = ["difference", "feature_spec", "hash_of", "require_same"]
+__all__ = [
+    "data_digest",
+    "difference",
+    "environment",
+    "feature_specs",
+    "hash_of",
+    "media_digest",
+    "media_keys",
+    "require_same",
+    "run_name",
+]
 
-LIBRARIES = ("torch", "torchaudio", "torchvision", "transformers")
+FEATURE_VERSION = 1
+"""Raised when the same settings give other numbers than before."""
 
 
-def feature_spec(config: Config, made_with: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The feature table's spec: settings and weights of every feature, decoders, schema version.
+# ------------------------------------------------------------------------------------ features
 
-    `made_with` is the spec of a finished table, which this machine need not be able to make: its versions
-    are taken over, and its decoders where `extract.decoder` allows them. Without it, they are those of here.
+
+def feature_specs(config: Config, features: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+    """{feature: its spec}: settings, weights, code and version; not the environment that computes it.
+
+    Raises:
+        TableError: where weights or a source of imported features are not there.
+        ConfigError: where a package that a feature names is not there.
+    """
+    wanted = {name: config.features[name] for name in features or config.features}
+    local = with_local_weights(wanted, Storage(config.storage))
+    return {name: _spec(config, feature) for name, feature in local.items()}
+
+
+def _spec(config: Config, feature: Feature) -> dict[str, Any]:
+    kind = kind_of(feature)
+    spec: dict[str, Any] = {"version": [SCHEMA_VERSION, FEATURE_VERSION], "settings": deciding(feature)}
+    if kind.weights:
+        weights = weights_fingerprint(getattr(feature, kind.weights), getattr(feature, "seed", 0))
+        spec["settings"][kind.weights] = weights
+    if isinstance(feature, ImportedFeature):
+        spec["settings"]["path"] = _content_of(config, config.imported_from(feature))
+    if kind.encoder:
+        spec["precision"] = config.extract.precision
+    if kind.code and ":" in (code := getattr(feature, kind.code)):
+        spec["code"] = _code_of(code)
+    return spec
+
+
+def _code_of(encoder: str) -> dict[str, str]:
+    """Which code `package.module:function` is: its package's version, a hash of its module's source."""
+    module = encoder.partition(":")[0]
+    package = module.partition(".")[0]
+    versions = importlib.metadata.packages_distributions().get(package, [])
+    code = {name: importlib.metadata.version(name) for name in sorted(set(versions))}
+    found = importlib.util.find_spec(module)  # None: the encoder itself says that there is none
+    source = Path(found.origin).read_bytes() if found and found.origin and found.has_location else b""
+    return {**code, "source": hashlib.sha256(source).hexdigest()[:16]}
+
+
+def environment(config: Config, feature: Feature, device: str) -> dict[str, Any]:
+    """What computes a feature here: decoders where it decodes, the libraries its kind uses, the device class.
 
     Raises:
         ConfigError: where the decoder asked for does not work here.
-        TableError: where weights are not there.
     """
-    features = {}
-    for name, feature in with_local_weights(config.features, Storage(config.storage)).items():
-        features[name] = feature.model_dump(mode="json")
-        if field := kind_of(feature).weights:
-            features[name][field] = weights_fingerprint(getattr(feature, field), getattr(feature, "seed", 0))
-        elif isinstance(feature, ImportedFeature):
-            features[name]["path"] = _content_of(config, config.imported_from(feature))
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "features": features,
-        "decoders": _decoders(config.extract.decoder, made_with),
-        "libraries": made_with["libraries"] if made_with else _versions(LIBRARIES),
-    }
-
-
-def _decoders(setting: str, made_with: Mapping[str, Any] | None) -> dict[str, Any]:
-    if made_with is None:
-        return decoder_versions(choose_decoders(setting))
-    made = made_with["decoders"]
-    return made if setting in ("auto", made.get("frames")) else {**made, "frames": setting}
+    found: dict[str, Any] = {}
+    if feature.source in ("video", "audio", "image"):
+        versions = decoder_versions(choose_decoders(config.extract.decoder))
+        used = {"image": ("pillow",), "audio": ("sound", "av", "torchcodec")}.get(feature.source)
+        found["decoders"] = {name: versions[name] for name in used or versions if name in versions}
+        if found["decoders"].get("sound") == "pyav":
+            found["decoders"].pop("torchcodec", None)
+    kind = kind_of(feature)
+    if kind.libraries:
+        found["libraries"] = {name: importlib.metadata.version(name) for name in kind.libraries}
+    if kind.encoder and kind.weights and kind.libraries:
+        found["device"] = device
+    return found
 
 
 def _content_of(config: Config, source: str) -> str:
-    """What an imported feature was read from: a file's sha256, or a feature table's own fingerprints.
+    """What an imported feature was read from: a file's sha256, or a feature table's own fingerprint.
 
     Raises:
         StorageError, TableError: where it is not there, or not finished.
     """
     storage = Storage(config.storage)
     if done_partitions(storage, source):
-        made_with, summary = (storage.read_json(f"{source}/_{what}.json") for what in ("spec", "summary"))
-        if made_with is None or summary is None:
+        summary = storage.read_json(f"{source}/_summary.json")
+        if summary is None:
             raise TableError(f"{source}: there is no finished feature table here")
-        return f"table:{made_with['fingerprint']}:{summary.get('samples')}"
+        return f"table:{summary['fingerprint']}:{summary['content']}"
     filesystem, path = storage.filesystem(source)
     with storage.faults(source), filesystem.open(path, "rb") as opened:
         return f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()[:16]}"  # pyright: ignore
+
+
+# ------------------------------------------------------------------------------------ rows
+
+
+def media_keys(samples: pa.Table, sources: Sequence[str]) -> list[str]:
+    """For each sample a hash of its media of these sources: URIs and segment, or the text.
+
+    `audio` stands for the video where a sample has no `audio`. Features made elsewhere (source `features`)
+    depend on nothing of a sample but its id: their key is empty.
+    """
+    if not set(sources) - {"features"}:
+        return [""] * samples.num_rows
+    read = dict.fromkeys([*sources, *(["video"] if "audio" in sources else [])])
+    columns = [name for name in read if name in samples.column_names]
+    segment = ["start_s", "end_s"] if set(columns) - {"text"} else []
+    keys = []
+    for row in samples.select([*columns, *segment]).to_pylist():
+        if list(sources) == ["audio"] and row.get("audio") is not None:
+            row["video"] = None  # not read
+        keys.append(hashlib.blake2b(repr(list(row.values())).encode("utf-8", "surrogatepass"), digest_size=8))
+    return [key.hexdigest() for key in keys]
+
+
+def media_digest(ids: pa.ChunkedArray, keys: Sequence[str]) -> str:
+    """64 bits that change when an id, what its features are made from, or the order of the rows does."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(repr([ids.to_pylist(), list(keys)]).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------ data and runs
+
+
+def data_digest(index: str, contents: Mapping[str, str]) -> str:
+    """The data of a run: the digest of the index and {feature: content of its table}."""
+    return hash_of({"index": index, "features": dict(contents)})
+
+
+def run_name(config: Config, data: str, initialize_from: str | None = None) -> str:
+    """A name that follows from all that decides a training.
+
+    `data` is its `data_digest`, `initialize_from` the fingerprint of the model it starts from.
+    """
+    decides = {
+        "targets": {name: deciding(target) for name, target in config.targets.items()},
+        "features": sorted(config.features),
+        "model": deciding(config.model),
+        "train": {**deciding(config.train), "initialize_from": initialize_from},
+    }
+    return hash_of({**decides, "data": data})
 
 
 def hash_of(value: Any) -> str:
@@ -92,7 +195,7 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def require_same(what: str, old: dict[str, Any], new: dict[str, Any], remedy: str) -> None:
-    """Refuse to mix features of two specs.
+    """Refuse to mix what was made by two specs.
 
     Raises:
         TableError: naming every field that differs.
@@ -100,7 +203,3 @@ def require_same(what: str, old: dict[str, Any], new: dict[str, Any], remedy: st
     if fields := difference(old, new):
         lines = "\n".join(f"  {field}" for field in fields)
         raise TableError(f"{what} was made with other settings:\n{lines}\n{remedy}")
-
-
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in packages}

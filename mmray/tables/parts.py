@@ -5,35 +5,46 @@ its file appears in one step, and a second attempt writes the same file again. T
 folder. This holds on S3 as well, needs no database, and never loads an id.
 
 What later runs want to know of a partition without reading it stands in its footer, as *notes*: `rows`, a
-`digest` of its rows, and what its writer adds.
+`digest` of its rows, and what its writer adds. Of a file only the byte ranges of the columns asked for are
+read, and of many files several at a time.
 """
 
+import contextlib
 import hashlib
 import io
+import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray.storage.filesystem import Storage
+from mmray.storage.uris import scheme_of
 
 __all__ = [
+    "digest_of",
     "done_partitions",
     "file_name",
+    "in_parallel",
+    "open_parquet",
     "read_notes",
     "read_partition",
     "read_schema",
     "read_table",
+    "read_with_notes",
     "write_partition",
 ]
 
 NOTES = b"mmray"
-FOOTER_BYTES = 2**16  # holds a footer nearly always; a longer one costs a second read
-READERS = 32  # footers read at a time: on S3 each is a request or two, all of them waiting
+READERS = 32  # files read at a time: on S3 each is a request or two, all of them waiting
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def file_name(partition: int) -> str:
@@ -51,7 +62,7 @@ def write_partition(
     storage: Storage, folder: str, partition: int, table: pa.Table, notes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Write a partition's rows, whole or not at all; returns the notes in its footer."""
-    notes = {"rows": table.num_rows, "digest": _digest(table), **(notes or {})}
+    notes = {"rows": table.num_rows, "digest": digest_of(table), **(notes or {})}
     sink = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(_with_notes(table, notes)), sink, compression="zstd")
     storage.write(f"{folder}/{file_name(partition)}", sink.getvalue())
@@ -61,29 +72,35 @@ def write_partition(
 def read_partition(
     storage: Storage, folder: str, partition: int, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """A partition's rows; of the file, only the named columns are read."""
-    uri = f"{folder}/{file_name(partition)}"
-    filesystem, path = storage.filesystem(uri)
-    with storage.faults(uri), filesystem.open(path, "rb") as opened:
-        table = pq.ParquetFile(opened).read(columns=list(columns) if columns is not None else None)
+    """A partition's rows; of the file, only the named columns are read (those of them that it has)."""
+    return read_with_notes(storage, folder, partition, columns)[0]
+
+
+def read_with_notes(
+    storage: Storage, folder: str, partition: int, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The same, and the notes in its footer."""
+    with open_parquet(storage, f"{folder}/{file_name(partition)}") as file:
+        table = file.read(columns=list(columns) if columns is not None else None)
+        notes = _notes_in(file)
     metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != NOTES}
-    return table.replace_schema_metadata(metadata or None)
+    return table.replace_schema_metadata(metadata or None), notes
 
 
-def read_notes(storage: Storage, folder: str, partitions: Sequence[int]) -> Iterator[dict[str, Any]]:
+def read_notes(storage: Storage, folder: str, partitions: Iterable[int]) -> Iterator[dict[str, Any]]:
     """Notes of these partitions, in their order; of each file only the footer is read."""
-    with ThreadPoolExecutor(READERS) as pool:
-        for at in range(0, len(partitions), 64 * READERS):  # a bounded number waits to be taken
-            group = partitions[at : at + 64 * READERS]
-            yield from pool.map(lambda partition: _notes(storage, f"{folder}/{file_name(partition)}"), group)
+
+    def notes(partition: int) -> dict[str, Any]:
+        with open_parquet(storage, f"{folder}/{file_name(partition)}") as file:
+            return _notes_in(file)
+
+    return in_parallel(notes, partitions)
 
 
 def read_schema(storage: Storage, folder: str) -> pa.Schema:
     """The schema that all partitions share; only the end of the first one's file is read."""
-    uri = f"{folder}/{file_name(done_partitions(storage, folder)[0])}"
-    filesystem, path = storage.filesystem(uri)
-    with storage.faults(uri), filesystem.open(path, "rb") as opened:
-        return pq.ParquetFile(opened).schema_arrow
+    with open_parquet(storage, f"{folder}/{file_name(done_partitions(storage, folder)[0])}") as file:
+        return file.schema_arrow
 
 
 def read_table(storage: Storage, folder: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -92,17 +109,38 @@ def read_table(storage: Storage, folder: str, columns: Sequence[str] | None = No
         yield read_partition(storage, folder, partition, columns)
 
 
-def _notes(storage: Storage, uri: str) -> dict[str, Any]:
+@contextlib.contextmanager
+def open_parquet(storage: Storage, uri: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of which each read fetches the bytes it needs, and no more."""
     filesystem, path = storage.filesystem(uri)
-    with storage.faults(uri), filesystem.open(path, "rb", block_size=FOOTER_BYTES) as opened:
-        return json.loads((pq.read_metadata(opened).metadata or {})[NOTES])
+    # s3fs would read ahead 50 MB; pre_buffer joins the ranges of the columns asked for into a few reads.
+    options = {"cache_type": "none"} if scheme_of(uri) == "s3" else {}
+    with storage.faults(uri), filesystem.open(path, "rb", **options) as opened:
+        yield pq.ParquetFile(opened, pre_buffer=True)
+
+
+def in_parallel(
+    function: Callable[[Item], Result], items: Iterable[Item], readers: int = READERS
+) -> Iterator[Result]:
+    """`function` of each item, in order, several at a time; a bounded number waits to be taken."""
+    with ThreadPoolExecutor(readers) as pool:
+        rest = iter(items)
+        waiting = deque(pool.submit(function, item) for item in itertools.islice(rest, 2 * readers))
+        while waiting:
+            done = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 1))
+            yield done
+
+
+def _notes_in(file: pq.ParquetFile) -> dict[str, Any]:
+    return json.loads((file.metadata.metadata or {}).get(NOTES, b"{}"))
 
 
 def _with_notes(table: pa.Table, notes: Mapping[str, Any]) -> dict[bytes, bytes]:
     return {**(table.schema.metadata or {}), NOTES: json.dumps(notes, sort_keys=True).encode()}
 
 
-def _digest(table: pa.Table) -> str:
+def digest_of(table: pa.Table) -> str:
     """64 bits that change when any value of the table does."""
     digest = hashlib.blake2b(digest_size=8)
     sink = pa.BufferOutputStream()

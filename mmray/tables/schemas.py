@@ -1,7 +1,8 @@
-"""Names, Arrow types and shapes of the sample, feature and prediction tables: the only place.
+"""Names, Arrow types and shapes of the index, the feature tables and the predictions: the only place.
 
-Samples (a row a sample): `sample_id`, `split`, `start_s`, `end_s`, one column a media source used by
-the config (`video`, `audio`, `image`: URIs; `text`: inline), one column a target:
+Index (a row a sample): `sample_id`, `split`, `group`, `start_s`, `end_s`, one column a media source used by
+the config (`video`, `audio`, `image`: URIs; `text`: inline), one column a target, and `media_key`, a hash of
+all that features can depend on. A target's column is
 
     classification, ordinal classes          the class, string
     multilabel                               the classes that hold, list<string>; [] none of them
@@ -9,7 +10,8 @@ the config (`video`, `audio`, `image`: URIs; `text`: inline), one column a targe
 
 and null where the truth is not known.
 
-Features (a row a sample, always): `sample_id`, `split`, the targets, then for each feature `m`:
+Features, a table each (a row a sample, always): `sample_id`, `media_key` (a hash of what this feature of
+this sample was made from), then for the feature `m`:
 
     m            [T, D] as list<fixed_size_list<float, D>>, or [T] words as list<string>; null: absent
     m_length     T, int32; 0 where m is null
@@ -17,12 +19,12 @@ Features (a row a sample, always): `sample_id`, `split`, the targets, then for e
     m_step_s     time from one step to the next (of frames: the mean); null for text
     m_times_s    of frames only: the time of each, [T] as list<float>, seconds from the sample's start
 
-and `errors`, a list of {stage, modality, reason, detail, attempts}.
+and `error`, {stage, reason, detail, attempts}: why m is null; null where it is not.
 
 Predictions (a row a sample): `sample_id`, `split`, for each target `t`: `t` (the truth where known),
 `t_predicted` (in the type of `t`), and for all but regression `t_probabilities`, list<float>: of each
 class, in the order the table's metadata names, or of the levels -3 … 3 of an ordinal scale; then `present`
-(features the model saw), `model` (fingerprint), `errors`.
+(features the model saw), `model` (fingerprint), `error`: why there is no prediction.
 
 Plain Arrow lists, not Ray's tensor extension: pandas, DuckDB, polars and Spark read them as they are.
 """
@@ -32,11 +34,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmray.config import ClassificationTarget, MultilabelTarget, OrdinalTarget, RegressionTarget, Target
 
 __all__ = [
-    "ERRORS",
+    "ERROR",
+    "SOURCES",
     "FeatureShape",
     "columns_of",
     "errors_of",
@@ -48,18 +52,19 @@ __all__ = [
     "vectors_to_column",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+SOURCES = ("video", "audio", "image", "text")
+"""Columns of the index that hold media."""
 
 ERROR = pa.struct(
     [
         ("stage", pa.string()),
-        ("modality", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("attempts", pa.int32()),
     ]
 )
-ERRORS = pa.field("errors", pa.list_(ERROR), nullable=False)
 
 
 @dataclass(frozen=True)
@@ -88,44 +93,45 @@ def target_type(target: Target) -> pa.DataType:
     return pa.string() if named else pa.float64()
 
 
-def sample_schema(sources: Sequence[str], targets: Mapping[str, Target]) -> pa.Schema:
-    """Schema of the sample table: `sources` are the media columns the config uses."""
+def sample_schema(
+    sources: Sequence[str], targets: Mapping[str, Target], keep: Sequence[str] = ()
+) -> pa.Schema:
+    """Schema of the index: `sources` are the media columns the config uses, `keep` further ones."""
     return pa.schema(
         [
             pa.field("sample_id", pa.string(), nullable=False),
             ("split", pa.string()),
+            ("group", pa.string()),
             ("start_s", pa.float64()),
             ("end_s", pa.float64()),
             *((source, pa.string()) for source in sources),
             *((name, target_type(target)) for name, target in targets.items()),
+            *((name, pa.string()) for name in keep),
+            pa.field("media_key", pa.string(), nullable=False),
         ]
     )
 
 
-def feature_schema(shapes: Mapping[str, FeatureShape], targets: Mapping[str, Target]) -> pa.Schema:
-    """Schema of the feature table."""
-    fields = [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("split", pa.string()),
-        *(pa.field(name, target_type(target)) for name, target in targets.items()),
-    ]
-    for name, shape in shapes.items():
-        fields += [
+def feature_schema(name: str, shape: FeatureShape) -> pa.Schema:
+    """Schema of the table of one feature."""
+    timed = [pa.field(f"{name}_times_s", pa.list_(pa.float32()))] if shape.timed else []
+    return pa.schema(
+        [
+            pa.field("sample_id", pa.string(), nullable=False),
+            pa.field("media_key", pa.string(), nullable=False),
             pa.field(name, shape.arrow_type),
             pa.field(f"{name}_length", pa.int32(), nullable=False),
             pa.field(f"{name}_start_s", pa.float32()),
             pa.field(f"{name}_step_s", pa.float32()),
+            *timed,
+            pa.field("error", ERROR),
         ]
-        if shape.timed:
-            fields.append(pa.field(f"{name}_times_s", pa.list_(pa.float32())))
-    return pa.schema([*fields, ERRORS])
+    )
 
 
-def columns_of(features: Sequence[str], schema: pa.Schema) -> list[str]:
-    """The columns that hold these features and the times of their steps, of those a table has."""
-    parts = ("", "_start_s", "_step_s", "_times_s")
-    named = [f"{name}{part}" for name in features for part in parts]
-    return [name for name in named if name in schema.names or name in features]
+def columns_of(feature: str) -> list[str]:
+    """The columns that hold a feature and the times of its steps; the last one only some tables have."""
+    return [f"{feature}{part}" for part in ("", "_start_s", "_step_s", "_times_s")]
 
 
 def prediction_schema(targets: Mapping[str, Target]) -> pa.Schema:
@@ -141,7 +147,7 @@ def prediction_schema(targets: Mapping[str, Target]) -> pa.Schema:
     fields += [
         pa.field("present", pa.list_(pa.string()), nullable=False),
         pa.field("model", pa.string(), nullable=False),
-        ERRORS,
+        pa.field("error", ERROR),
     ]
     return pa.schema(fields)
 
@@ -181,12 +187,11 @@ def ragged_from_column(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, 
     return values.to_numpy(zero_copy_only=False), offsets
 
 
-def errors_of(table: pa.Table, *, failures_only: bool = True) -> list[dict]:
-    """Every error of a table as a dict with its `sample_id`; `absent` is not a failure."""
-    rows = table.select(["sample_id", "errors"]).to_pylist()
+def errors_of(table: pa.Table, feature: str, *, failures_only: bool = True) -> list[dict]:
+    """Every error of a feature's table as a dict, with `sample_id` and `feature`; `absent` is no failure."""
+    rows = table.select(["sample_id", "error"]).filter(pc.is_valid(table["error"])).to_pylist()
     return [
-        {"sample_id": row["sample_id"], **error}
+        {"sample_id": row["sample_id"], "feature": feature, **row["error"]}
         for row in rows
-        for error in row["errors"]
-        if not (failures_only and error["reason"] == "absent")
+        if not (failures_only and row["error"]["reason"] == "absent")
     ]

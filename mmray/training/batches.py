@@ -107,6 +107,8 @@ class FeatureSet:
     split: np.ndarray
     features: dict[str, Ragged]
     targets: dict[str, np.ndarray]
+    group: np.ndarray | None = None
+    """What each sample belongs to that must not be separated; None: every sample is its own."""
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -139,6 +141,9 @@ class FeatureSet:
                 name: np.concatenate([_target(name, target, part.column(name)) for part in parts])
                 for name, target in targets.items()
             },
+            group=np.concatenate([_objects(part.column("group")) for part in parts])
+            if all("group" in part.column_names for part in parts)
+            else None,
         )
 
     def subset(self, rows: np.ndarray) -> "FeatureSet":
@@ -149,6 +154,7 @@ class FeatureSet:
             self.split[rows],
             {name: feature.take(rows) for name, feature in self.features.items()},
             {name: values[rows] for name, values in self.targets.items()},
+            None if self.group is None else self.group[rows],
         )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from mmray.config import RegressionTarget
 from mmray.fusion.model import FusionModel
-from mmray.tables.schemas import ERRORS, prediction_schema, target_type
+from mmray.tables.schemas import ERROR, prediction_schema, target_type
 from mmray.training.batches import Examples, FeatureSet
 from mmray.training.codes import NumberCodes
 from mmray.training.spec import ModelSpec
@@ -49,7 +49,7 @@ class Predictor:
     device: str = "cpu"
 
     def predict(self, table: pa.Table, batch_size: int = 256) -> pa.Table:
-        """Predictions for every row of a feature table, in the schema of `mmray.tables.schemas`.
+        """Predictions for every row of index and features joined, in the schema of `mmray.tables.schemas`.
 
         Raises:
             TableError: where the table lacks a feature, or holds it in another shape.
@@ -69,7 +69,7 @@ class Predictor:
             "split": table.column("split"),
             "present": pa.array([list(compress(examples.features, row)) for row in present]),
             "model": pa.array([self.fingerprint] * len(data)),
-            "errors": _with_reasons(table.column("errors"), some, scored),
+            "error": _reasons(some, scored),
         }
         for name, codes in self.spec.targets.items():
             kind = target_type(targets[name])
@@ -89,15 +89,12 @@ class Predictor:
         return json.dumps(named).encode()
 
 
-def _with_reasons(errors: pa.ChunkedArray, some_present: np.ndarray, scored: np.ndarray) -> pa.Array:
-    """The rows' errors, with a reason added where a row was not scored."""
-    rows = errors.to_pylist()
-    for row in np.flatnonzero(~scored):
-        reason, detail = (
-            ("corrupt", "the features give an output that is not finite")
-            if some_present[row]
-            else ("absent", "no modality is present")
-        )
-        error = {"stage": "score", "modality": "", "reason": reason, "detail": detail, "attempts": 1}
-        rows[row] = [*rows[row], error]
-    return pa.array(rows, ERRORS.type)
+def _reasons(some_present: np.ndarray, scored: np.ndarray) -> pa.Array:
+    """Why a row was not scored; null where it was."""
+    corrupt = {"reason": "corrupt", "detail": "the features give an output that is not finite"}
+    absent = {"reason": "absent", "detail": "no modality is present"}
+    rows = [
+        None if done else {"stage": "score", "attempts": 1, **(corrupt if some else absent)}
+        for some, done in zip(some_present, scored)
+    ]
+    return pa.array(rows, ERROR)

@@ -11,7 +11,7 @@ from av.error import InvalidDataError
 
 from mmray.assets.clips import DAMAGE, EMOTIONS, plan_clips, write_clips
 from mmray.config import load_config
-from mmray.samples.index import plan_samples
+from mmray.samples.index import make_index
 from mmray.storage.filesystem import Storage
 
 CLIPS, SEED = 160, 3
@@ -202,6 +202,6 @@ def test_words_settle_what_sight_or_sound_leaves_open(planned):
 def test_the_demo_config_reads_the_manifest(folder, rows, tmp_path):
     config = load_config(CONFIG, [f"samples.manifest={folder}/manifest.jsonl", f"output={tmp_path}"])
     assert config.targets["emotion"].model_dump()["classes"] == list(EMOTIONS)
-    plan = plan_samples(config, Storage(), str(tmp_path / "samples"))
+    plan = make_index(config, Storage(), str(tmp_path / "samples"))
     assert plan.rows == len(rows)
     assert plan.splits == dict(Counter(row["split"] for row in rows))

@@ -11,9 +11,12 @@ import pytest
 
 from mmray.assets.clips import write_clips
 from mmray.config import Config, load_config
-from mmray.stages.extract import extract
+from mmray.samples.index import make_index
+from mmray.stages.extract import extract, finish
 from mmray.storage.filesystem import Storage
-from mmray.tables.identity import feature_spec, hash_of
+from mmray.tables.accounting import Tally, notes_of
+from mmray.tables.features import tables_to_make
+from mmray.tables.identity import media_digest, media_keys
 from mmray.tables.parts import write_partition
 from mmray.tables.schemas import FeatureShape, feature_schema, vectors_to_column
 
@@ -31,7 +34,7 @@ train: {{epochs: 2, baselines: false}}
 
 TABLE_CONFIG = """
 output: {output}
-samples: {{manifest: none.jsonl}}
+samples: {{manifest: {output}.jsonl}}
 targets: {{emotion: {{kind: classification}}, score: {{kind: regression}}}}
 features: {{voice: {{kind: mel, n_mels: 4}}, words: {{kind: tokens}}}}
 model:
@@ -138,34 +141,58 @@ def _make_table_project(folder: Path, overrides: Sequence[str], name: str) -> Co
     return config
 
 
-def _write_features(config: Config, sizes: tuple[int, ...] = (64, 64, 64, 11)) -> None:
+def _write_features(config: Config, rows: int = 203) -> None:
     rng = np.random.default_rng(0)
-    storage, folder = Storage(), config.path("features")
-    shapes = {"voice": FeatureShape(4), "words": FeatureShape(None)}
-    schema = feature_schema(shapes, config.targets)
-    for partition, rows in enumerate(sizes):
-        labels = rng.integers(0, 4, rows)
-        voices = [
-            None if rng.random() < 0.05 else rng.normal(2 * (label % 2), 1, (rng.integers(1, 9), 4))
-            for label in labels
-        ]
-        columns = {
-            "sample_id": [f"{partition}-{row}" for row in range(rows)],
-            "split": [("train", "train", "train", "val", "test")[row % 5] for row in range(rows)],
-            "emotion": [f"class{label}" for label in labels],
-            "score": labels.astype(float).tolist(),
-            "voice": vectors_to_column(voices, shapes["voice"]),
-            "voice_length": [0 if voice is None else len(voice) for voice in voices],
-            "words": [["large" if label > 1 else "small", f"noise{rng.integers(9)}"] for label in labels],
-            "words_length": [2] * rows,
-            "errors": [[] for _ in range(rows)],
+    labels = rng.integers(0, 4, rows)
+    voices = [
+        None if rng.random() < 0.05 else rng.normal(2 * (label % 2), 1, (rng.integers(1, 9), 4))
+        for label in labels
+    ]
+    words = [["large" if label > 1 else "small", f"noise{rng.integers(9)}"] for label in labels]
+    samples = [
+        {
+            "sample_id": f"s{row:03d}",
+            "split": ("train", "train", "train", "val", "test")[row % 5],
+            "emotion": f"class{label}",
+            "score": float(label),
+            "audio": f"{row}.wav",
+            "text": " ".join(words[row]),
         }
-        arrays = [
-            column if isinstance(column, pa.Array) else pa.array(column, field.type)
-            for field in schema
-            for column in [columns.get(field.name, [None] * rows)]
-        ]
-        write_partition(storage, folder, partition, pa.table(arrays, schema=schema))
-    spec = feature_spec(config)
-    storage.write_json(f"{folder}/_spec.json", {**spec, "fingerprint": hash_of(spec)})
-    storage.write_json(f"{folder}/_summary.json", {"rows": sum(sizes)})
+        for row, label in enumerate(labels)
+    ]
+    manifest = Path(str(config.samples.manifest))
+    manifest.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    storage = Storage()
+    index, tally = make_index(config, storage), Tally(["voice", "words"])
+    tables = tables_to_make(config, ["voice", "words"], "cpu")
+    values = {"voice": (FeatureShape(4), voices), "words": (FeatureShape(None), words)}
+    place = {sample["sample_id"]: row for row, sample in enumerate(samples)}
+    for partition in index.partitions.tolist():
+        part, notes = index.read(storage, partition), {}
+        at = [place[name] for name in part["sample_id"].to_pylist()]
+        for name, (shape, column) in values.items():
+            here = [column[row] for row in at]
+            table = feature_rows(name, shape, part, tables[name].source, here)
+            digest = media_digest(table["sample_id"], table["media_key"].to_pylist())
+            more = {**notes_of(table, name), "media": digest}
+            notes[name] = write_partition(storage, tables[name].folder, partition, table, more)
+        tally.add_notes(part.num_rows, notes)
+    for table in tables.values():
+        finish(storage, index, table, tally)
+
+
+def feature_rows(name: str, shape: FeatureShape, samples: pa.Table, source: str, values: list) -> pa.Table:
+    """The rows of a feature's table: these values, an absent modality where there is none."""
+    absent = {"stage": "samples", "reason": "absent", "detail": "", "attempts": 1}
+    columns = {
+        "sample_id": samples["sample_id"],
+        "media_key": pa.array(media_keys(samples, [source])),
+        name: vectors_to_column(values, shape) if shape.dim else pa.array(values, shape.arrow_type),
+        f"{name}_length": [0 if value is None else len(value) for value in values],
+        "error": [absent if value is None else None for value in values],
+    }
+    schema = feature_schema(name, shape)
+    given = [columns.get(field.name, [None] * len(values)) for field in schema]
+    arrays = [pa.array(each, field.type) if isinstance(each, list) else each
+              for each, field in zip(given, schema)]  # fmt: skip
+    return pa.table(arrays, schema=schema)

@@ -12,20 +12,25 @@ import pytest
 from mmray.config import Config, dump_config
 from mmray.errors import BudgetError, ConfigError, PlanError, TableError
 from mmray.stages.extract import extract
-from mmray.storage.filesystem import Storage
-from mmray.tables.parts import done_partitions, read_table
+from mmray.tables.read import read
 from mmray.tables.schemas import ragged_from_column
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def table_of(config: Config) -> pa.Table:
-    return pa.concat_tables(read_table(Storage(), config.path("features")))
+    return read(config)
 
 
 def files_of(config: Config) -> dict[str, int]:
-    """Name → time of last change, of every feature file."""
-    return {path.name: path.stat().st_mtime_ns for path in Path(config.path("features")).glob("part-*")}
+    """Path → time of last change, of every feature file."""
+    paths = Path(config.path("features")).glob("*/part-*")
+    return {str(path): path.stat().st_mtime_ns for path in paths}
+
+
+def faults_in(row: dict) -> set[tuple[str, str]]:
+    errors = {name: row[f"{name}_error"] for name in ("face", "voice", "words")}
+    return {(name, error["reason"]) for name, error in errors.items() if error}
 
 
 def assert_same_rows(one: pa.Table, other: pa.Table) -> None:
@@ -43,11 +48,10 @@ def test_every_sample_is_a_row_and_every_damage_has_its_reason(extracted, clips)
     table = table_of(config)
     assert table["sample_id"].to_pylist() == list(clips.faults)
     for row in table.to_pylist():
-        found = {(error["modality"], error["reason"]) for error in row["errors"]}
-        assert found == clips.faults[row["sample_id"]]
+        assert faults_in(row) == clips.faults[row["sample_id"]]
     assert summary["rows"] == len(clips.faults)
     assert summary["failed_rows"] == len(clips.failed)
-    assert {(f["modality"], f["reason"]): f["count"] for f in summary["failures"]} == Counter(
+    assert {(f["feature"], f["reason"]): f["count"] for f in summary["failures"]} == Counter(
         fault for faults in clips.failed.values() for fault in faults
     )
 
@@ -55,10 +59,9 @@ def test_every_sample_is_a_row_and_every_damage_has_its_reason(extracted, clips)
 def test_a_failed_modality_is_null_and_never_zeros(extracted):
     config, _ = extracted
     for row in table_of(config).to_pylist():
-        failed = {error["modality"] for error in row["errors"]}
+        failed = {name for name, _ in faults_in(row)}
         for name in config.features:
             assert (row[name] is None) == (name in failed)
-            assert row[f"{name}_length"] == (0 if row[name] is None else len(row[name]))
 
 
 @pytest.mark.parametrize(
@@ -92,19 +95,24 @@ def test_a_finished_table_is_left_alone_and_ray_is_not_even_imported(extracted, 
     assert files_of(config) == before
 
 
-def test_features_of_two_settings_never_mix(extracted, clip_project):
-    config, _ = extracted
+def test_features_of_two_settings_never_mix_and_the_others_are_shared(extracted, clip_project):
+    config, summary = extracted
     before = files_of(config)
-    with pytest.raises(TableError, match=r"features\.voice\.n_mels: 8 → 16"):
-        extract(clip_project("features.voice.n_mels=16", f"output={config.output}"))
-    assert files_of(config) == before
+    other = clip_project("features.voice.n_mels=16", f"output={config.output}")
+    made = {name: told["rows_this_run"] for name, told in extract(other)["features"].items()}
+    assert made == {"face": 0, "voice": summary["rows"], "words": 0}
+    after = files_of(config)
+    assert before.items() <= after.items()
+    assert all("/voice-" in path for path in after.keys() - before.keys())
+    assert read(other)["voice"].type.value_type.list_size == 16
+    assert read(config)["voice"].type.value_type.list_size == 8
 
 
 def test_too_many_failures_stop_the_job_and_keep_what_is_done(clip_project, clips):
     strict = clip_project("extract.max_failed_fraction=0.0")
     with pytest.raises(BudgetError, match=r"samples failed, more than extract\.max_failed_fraction = 0"):
         extract(strict)
-    assert done_partitions(Storage(), strict.path("features"))
+    assert files_of(strict)
     written = files_of(strict)
     summary = extract(clip_project())
     assert written.items() <= files_of(strict).items()

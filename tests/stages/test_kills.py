@@ -25,8 +25,7 @@ from mmray.distributed import pools as cluster
 from mmray.distributed.admission import Pool
 from mmray.errors import WorkerError
 from mmray.stages.extract import extract
-from mmray.storage.filesystem import Storage
-from mmray.tables.parts import read_table
+from mmray.tables.read import read
 
 ROUNDS = int(os.environ.get("MMRAY_KILL_ROUNDS", "3"))
 GONE_S = 60.0  # for processes to end; they take seconds
@@ -39,19 +38,20 @@ Files = dict[str, tuple]
 
 
 def rows_of(config: Config) -> pa.Table:
-    return pa.concat_tables(read_table(Storage(config.storage), config.path("features"))).sort_by("sample_id")
+    return read(config).sort_by("sample_id")
 
 
 def local_files(config: Config) -> Files:
-    """Name → inode and time of last change of each finished file."""
-    stats = {path.name: path.stat() for path in Path(config.path("features")).glob("part-*")}
+    """Path → inode and time of last change of each finished file."""
+    stats = {str(path): path.stat() for path in Path(config.path("features")).glob("*/part-*")}
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def s3_files(s3: Any, name: str) -> Files:
     """Key → hash and time of each finished object."""
-    listed = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix=f"{name}/features/part-")
-    return {entry["Key"]: (entry["ETag"], entry["LastModified"]) for entry in listed.get("Contents", [])}
+    listed = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix=f"{name}/features/")
+    found = [entry for entry in listed.get("Contents", []) if "/part-" in entry["Key"]]
+    return {entry["Key"]: (entry["ETag"], entry["LastModified"]) for entry in found}
 
 
 def processes_with(marker: str) -> dict[int, str]:

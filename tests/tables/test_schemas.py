@@ -6,7 +6,7 @@ import pytest
 
 from mmray.config import ClassificationTarget, RegressionTarget
 from mmray.tables.schemas import (
-    ERRORS,
+    ERROR,
     FeatureShape,
     errors_of,
     feature_schema,
@@ -111,50 +111,49 @@ def test_words_come_back():
 
 def test_schemas_name_what_the_contract_says():
     assert sample_schema(["video", "text"], TARGETS).names == [
-        *("sample_id", "split", "start_s", "end_s", "video", "text", "emotion", "strength")
+        *("sample_id", "split", "group", "start_s", "end_s", "video", "text", "emotion", "strength"),
+        "media_key",
     ]
-    shapes = {"face": FeatureShape(8, "float16", timed=True), "words": FeatureShape(None)}
-    features = feature_schema(shapes, TARGETS)
-    assert features.names == [
-        *("sample_id", "split", "emotion", "strength"),
-        *("face", "face_length", "face_start_s", "face_step_s", "face_times_s"),
-        *("words", "words_length", "words_start_s", "words_step_s"),
-        "errors",
+    assert sample_schema(["video"], TARGETS).field("emotion").type == pa.string()
+    assert sample_schema(["video"], TARGETS).field("strength").type == pa.float64()
+    face = feature_schema("face", FeatureShape(8, "float16", timed=True))
+    words = feature_schema("words", FeatureShape(None))
+    assert face.names == [
+        *("sample_id", "media_key", "face", "face_length", "face_start_s", "face_step_s", "face_times_s"),
+        "error",
     ]
-    assert str(features.field("face").type) == "list<item: fixed_size_list<item: halffloat>[8]>"
-    assert features.field("words").type == pa.list_(pa.string())
-    assert features.field("face_times_s").type == pa.list_(pa.float32())
-    assert features.field("emotion").type == pa.string()
-    assert features.field("strength").type == pa.float64()
+    assert words.names == [
+        *("sample_id", "media_key", "words", "words_length", "words_start_s", "words_step_s", "error")
+    ]
+    assert str(face.field("face").type) == "list<item: fixed_size_list<item: halffloat>[8]>"
+    assert words.field("words").type == pa.list_(pa.string())
+    assert face.field("face_times_s").type == pa.list_(pa.float32())
     assert prediction_schema(TARGETS).names == [
         *("sample_id", "split"),
         *("emotion", "emotion_predicted", "emotion_probabilities"),
         *("strength", "strength_predicted"),
-        *("present", "model", "errors"),
+        *("present", "model", "error"),
     ]
 
 
-def test_ids_and_errors_are_never_null():
-    for schema in (feature_schema({}, TARGETS), prediction_schema(TARGETS)):
+def test_ids_are_never_null():
+    for schema in (feature_schema("words", FeatureShape(None)), prediction_schema(TARGETS)):
         assert not schema.field("sample_id").nullable
-        assert not schema.field("errors").nullable
 
 
 # ------------------------------------------------------------------------------------ errors
 
 
 def test_errors_of_a_table():
-    def error(modality, reason):
-        return {"stage": "decode", "modality": modality, "reason": reason, "detail": "d", "attempts": 2}
+    def error(reason):
+        return {"stage": "decode", "reason": reason, "detail": "d", "attempts": 2}
 
     rows = [
-        {"sample_id": "a", "errors": []},
-        {"sample_id": "b", "errors": [error("face", "corrupt"), error("voice", "absent")]},
-        {"sample_id": "c", "errors": [error("face", "empty")]},
+        {"sample_id": "a", "error": None},
+        {"sample_id": "b", "error": error("corrupt")},
+        {"sample_id": "c", "error": error("absent")},
     ]
-    table = pa.Table.from_pylist(rows, pa.schema([("sample_id", pa.string()), ERRORS]))
-    assert errors_of(table) == [
-        {"sample_id": "b", **error("face", "corrupt")},
-        {"sample_id": "c", **error("face", "empty")},
-    ]
-    assert [e["reason"] for e in errors_of(table, failures_only=False)] == ["corrupt", "absent", "empty"]
+    table = pa.Table.from_pylist(rows, pa.schema([("sample_id", pa.string()), ("error", ERROR)]))
+    assert errors_of(table, "face") == [{"sample_id": "b", "feature": "face", **error("corrupt")}]
+    every = errors_of(table, "face", failures_only=False)
+    assert [e["reason"] for e in every] == ["corrupt", "absent"]

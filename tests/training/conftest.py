@@ -88,7 +88,6 @@ def _make_table(n: int, seed: int = 0, missing: float = 0.2) -> pa.Table:
         "split": rng.choice(["train", "val", "test"], n, p=[0.6, 0.2, 0.2]).tolist(),
         "mood": drop(names.tolist()),
         "score": drop((10 + 5 * level.sum(1)).tolist()),
-        "errors": [[] for _ in range(n)],
     }
     columns["split"][:3] = ["train", "val", "test"]
     for name, values in {"audio": drop(audio), "video": drop(video), "words": drop(words)}.items():
@@ -96,4 +95,9 @@ def _make_table(n: int, seed: int = 0, missing: float = 0.2) -> pa.Table:
         columns[name] = values if shape.dim is None else vectors_to_column(values, shape)
         columns[f"{name}_length"] = [0 if value is None else len(value) for value in values]
         columns[f"{name}_start_s"] = columns[f"{name}_step_s"] = [None] * n
-    return pa.Table.from_pydict(columns, schema=feature_schema(SHAPES, TARGETS))
+    fields = [pa.field("sample_id", pa.string()), pa.field("split", pa.string())]
+    fields += [pa.field(name, target_type(target)) for name, target in TARGETS.items()]
+    for name, shape in SHAPES.items():
+        of_feature = feature_schema(name, shape)
+        fields += [field for field in of_feature if field.name.startswith(name)]
+    return pa.Table.from_pydict(columns, schema=pa.schema(fields))

@@ -45,25 +45,13 @@ def test_a_row_with_nothing_to_see_is_null_with_a_reason(predictor, make_table):
     for row in out:
         for column in ("mood_predicted", "mood_probabilities", "score_predicted"):
             assert (row[column] is None) == (not row["present"])
-        assert bool(row["errors"]) == (not row["present"])
-    assert empty[0]["errors"] == [
-        {
-            "stage": "score",
-            "modality": "",
-            "reason": "absent",
-            "detail": "no modality is present",
-            "attempts": 1,
-        }
-    ]
-
-
-def test_errors_of_the_features_are_carried_over(predictor, make_table):
-    table = make_table(70, seed=9, missing=0.6)
-    earlier = {"stage": "decode", "modality": "video", "reason": "corrupt", "detail": "x", "attempts": 2}
-    errors = pa.array([[earlier]] * 70, table.schema.field("errors").type)
-    out = predictor.predict(replaced(table, "errors", errors)).to_pylist()
-    assert all(row["errors"][0] == earlier for row in out)
-    assert all(len(row["errors"]) == (1 if row["present"] else 2) for row in out)
+        assert bool(row["error"]) == (not row["present"])
+    assert empty[0]["error"] == {
+        "stage": "score",
+        "reason": "absent",
+        "detail": "no modality is present",
+        "attempts": 1,
+    }
 
 
 def test_predictions_are_the_outputs_in_the_tables_units(predictor, make_table):
@@ -136,7 +124,7 @@ def test_features_that_are_not_finite_cost_their_row_only(predictor, make_table)
     vectors[4] = np.full((2, 3), np.inf, dtype=np.float32)
     out = predictor.predict(replaced(table, "audio", vectors_to_column(vectors, FeatureShape(3))))
     assert [i for i, row in enumerate(out["mood_predicted"].to_pylist()) if row is None] == [4]
-    assert out["errors"].to_pylist()[4][0]["reason"] == "corrupt"
+    assert out["error"].to_pylist()[4]["reason"] == "corrupt"
 
 
 def test_another_table_is_refused_by_name(predictor, make_table):
