@@ -1,57 +1,53 @@
 """A sound file, a video's sound track, or a segment of either → one mono waveform at the rate asked for.
 
-torchcodec or PyAV, not decord: decord's AudioReader returns short waveforms of damaged files without an
-error, resamples unlike anything else, and leaks. Whoever decodes, sound is averaged over channels and
-resampled (FFmpeg's swresample) here, piece by piece, so memory holds the samples asked for and no more.
+Sound is decoded by PyAV, averaged over channels, put where its time stamps say, and resampled (FFmpeg's
+swresample) piece by piece, so memory holds the samples asked for and no more. decord and torchcodec were
+rejected for sound: decord returns short waveforms of damaged files without an error and resamples unlike
+anything else; torchcodec joins what time stamps leave apart, and is no faster here.
 
-torchcodec reads short recordings whole: of pieces it gives other samples (measured: mp3 shifted by the
-encoder's delay, AAC's last packets changed), and a whole long recording does not fit in bounded memory.
-PyAV reads those, segments, files whose time stamps are not exact to the sample or that do not say how long
-they are, and whatever torchcodec cannot: then it says what is wrong.
+Time that the stamps leave out is silence, as a player has it; the sound before the track begins too. Stamps
+jitter, so less than `JITTER_S` is not believed (FFmpeg's `aresample=async=1` does the same).
 
-A segment is the same samples that a cut of the whole recording would give (in Matroska, whose time stamps
-are whole milliseconds, to one): decoding begins a little earlier, at a sample where the grids of
-the old and the new rate meet, and what is too much is cut off after resampling.
+A segment is the same samples that a cut of the whole recording would give: decoding begins a little
+earlier, at a packet whose place is known from the whole file's packets, at a sample where the grids of the
+old and the new rate meet, and what is too much is cut off after resampling. Where a codec's packets differ
+in length and the container rounds stamps (Vorbis in Matroska), the two agree to that rounding, 1 ms.
 """
 
 import contextlib
 import itertools
 import math
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
-from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 
-from mmray.decode.container import (
-    check_segment,
-    clearly_short,
-    declared_s,
-    faults,
-    open_media,
-    origin_s,
-    sound_track,
-)
+from mmray.decode.container import faults, open_media, sound_track
+from mmray.decode.declared import DECLARING, check_segment, clearly_short, is_cut_off
+from mmray.decode.packets import NO_STAMP, Packets, Recording, numbered, read_recording, sought
 from mmray.errors import MediaError
 
 __all__ = ["Waveform", "decode_audio"]
 
 MARGIN_S = 0.5
 """Decoded and thrown away on both sides of a segment: codecs and resampler need a run-up."""
+RUN_UP_PACKETS = 8
+"""After a seek these may be undecodable: they lean on what came before (mp3's bit reservoir)."""
 CHUNK_S = 1.0
 """Resampled at a time, at least."""
-WHOLE_VALUES = 2**23
-"""Samples times channels that are decoded at once (32 MB): 87 s of stereo at 48 kHz."""
-MAX_PAGE_BYTES = 27 + 255 + 255 * 255
-"""Of Ogg."""
-FRAME_S = 0.1
-"""A track may be longer or shorter than declared by this: codecs work in frames."""
+JITTER_S = 0.1
+"""Sound whose stamp is this far from where the sound before it ends still follows it."""
+EQUAL_PACKETS = frozenset(
+    {"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp2float", "mp3", "mp3float", "opus"}
+)
+"""Codecs whose packets all have the same number of samples; so has PCM."""
+EXACT_SEEKS = frozenset({"aiff", "au", "caf", "w64", "wav"})
+"""Formats in which a seek in PCM lands on the very sample."""
 
 
 class Waveform(NamedTuple):
@@ -62,81 +58,69 @@ class Waveform(NamedTuple):
     sample_rate_hz: int
 
 
-def decode_audio(
-    path: str, *, sample_rate_hz: int, start_s: float | None, end_s: float | None, decoder: str
-) -> Waveform:
+def decode_audio(path: str, *, sample_rate_hz: int, start_s: float | None, end_s: float | None) -> Waveform:
     """The mean of the channels of the segment (default: the whole recording), resampled.
-
-    Where the sound track begins after the recording does, the time before it is silence.
 
     Args:
         path: A local file with sound.
         sample_rate_hz: Of the result.
         start_s: Beginning of the segment, from the recording's beginning; None: that beginning.
         end_s: End of the segment; None: the end of the sound.
-        decoder: `torchcodec` or `pyav`; the samples are the same.
 
     Raises:
-        MediaError: `missing_file`, `unreadable`, `no_audio_stream`, `bad_segment`, `empty`, `corrupt`, or
-            `short_audio` where the file ends before the sound it declares to have.
+        MediaError: `missing_file`, `unreadable`, `no_audio_stream`, `bad_segment`, `empty`, `corrupt` (also
+            where samples are no numbers), or `short_audio` where the file ends before the sound it declares.
 
     """
-    begin_s = start_s or 0.0
-    with open_media(path) as container, faults("corrupt"):
-        declared_end_s = _declared_end_s(container, sound_track(container))
-        check_segment(start_s, end_s, declared_end_s)
-        samples, sound_end_s = _segment(path, container, sample_rate_hz, begin_s, end_s, decoder)
-        if end_s is None and container.format.name == "ogg" and _ends_inside_a_page(path):
-            raise MediaError("short_audio", f"the file ends inside a page, at {sound_end_s:.3f} s")
-    wanted_end_s = declared_end_s if end_s is None else end_s
-    if clearly_short(sound_end_s, wanted_end_s):
-        declared = "" if declared_end_s is None else f" of {declared_end_s:.3f} s declared"
-        raise MediaError("short_audio", f"the sound ends at {sound_end_s:.3f} s{declared}")
+    recording = read_recording(path)
+    packets = recording.sound
+    if packets is None:
+        raise MediaError("no_audio_stream", f"streams: {recording.streams}")
+    ends_s = [end for track in (packets, recording.pictures) if (end := _end_s(track, recording)) is not None]
+    check_segment(start_s, end_s, max(ends_s, default=None))
+    with faults("corrupt"):
+        samples, sound_end_s = _segment(path, recording, packets, sample_rate_hz, start_s or 0.0, end_s)
+    declared_s = packets.declared_end_s
+    wanted_s = min((end for end in (declared_s, end_s) if end is not None), default=None)
+    if clearly_short(sound_end_s, wanted_s):
+        raise MediaError(
+            "short_audio", f"the sound ends at {sound_end_s:.3f} s of {declared_s:.3f} s declared"
+        )
+    if end_s is None and is_cut_off(path, recording.format):
+        raise MediaError("short_audio", f"the file ends inside a page, at {sound_end_s:.3f} s")
     if not len(samples):
         raise MediaError("empty", "no sound in the segment")
     return Waveform(samples, sample_rate_hz)
 
 
-def _declared_end_s(container: InputContainer, stream: AudioStream) -> float | None:
-    """Where the sound ends by the file's own account, from the recording's beginning."""
-    duration_s = declared_s(container, stream)
-    if duration_s is None or stream.start_time is None or stream.time_base is None:
-        return duration_s
-    return duration_s + max(float(stream.start_time * stream.time_base) - origin_s(container), 0.0)
-
-
-def _ends_inside_a_page(path: str) -> bool:
-    """Whether an Ogg file was cut off: it declares no length, but each page has its own.
-
-    Source: RFC 3533, section 6: 26 bytes, the count of segments, their sizes, their data.
-    """
-    with open(path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(file.tell() - MAX_PAGE_BYTES, 0))
-        end = file.read()
-    page = end[max(end.rfind(b"OggS"), 0) :]
-    sizes = page[27 : 27 + page[26]] if len(page) > 26 else b""
-    return len(page) < 27 or len(page) < 27 + page[26] + sum(sizes)
+def _end_s(packets: Packets | None, recording: Recording) -> float | None:
+    """Where a stream ends, by its packets or by the file's account, whichever is later."""
+    if packets is None:
+        return None
+    found = [] if packets.declared_end_s is None else [packets.declared_end_s]
+    known = np.flatnonzero(packets.stamps != NO_STAMP)
+    if len(known):
+        last = known[np.argmax(packets.stamps[known])]
+        units = packets.stamps[last] + packets.durations[last:].sum()
+        found.append(float(units * packets.unit_s - recording.origin_s))
+    elif packets.durations.any():
+        found.append(float(packets.durations.sum() * packets.unit_s))
+    return max(found, default=None)
 
 
 def _segment(
-    path: str, container: InputContainer, rate_hz: int, begin_s: float, end_s: float | None, decoder: str
+    path: str, recording: Recording, packets: Packets, rate_hz: int, begin_s: float, end_s: float | None
 ) -> tuple[np.ndarray, float]:
     """Samples float32 [N] of the segment at `rate_hz`, and where decoding came to an end."""
     if begin_s > MARGIN_S:
-        # A seek may land late, or inside a packet; only the way from the beginning tells damage from that.
-        with contextlib.suppress(MediaError), faults("corrupt"):
-            sought_s = begin_s - MARGIN_S + origin_s(container)
-            container.seek(round(sought_s * av.time_base))
-            sound = _read_with_pyav(container)
-            if sound is None or sound.position <= begin_s * sound.rate_hz:
+        # Where the container lands elsewhere, or what it gives there is odd, only the way from the beginning
+        # tells damage from that.
+        with contextlib.suppress(MediaError), faults("corrupt"), open_media(path) as container:
+            if sound := _from_within(container, recording, packets, begin_s - MARGIN_S):
                 return _cut(sound, rate_hz, begin_s, end_s)
-    elif decoder == "torchcodec":
-        with contextlib.suppress(MediaError), faults("corrupt"):
-            if sound := _read_with_torchcodec(path, container):
-                return _cut(sound, rate_hz, begin_s, end_s)
-    with open_media(path) as afresh:
-        return _cut(_read_with_pyav(afresh), rate_hz, begin_s, end_s)
+    with open_media(path) as container:
+        following = numbered(container.demux(sound_track(container)), packets)
+        return _cut(_placed(_frames(following, recording, packets)), rate_hz, begin_s, end_s)
 
 
 class _Sound(NamedTuple):
@@ -147,6 +131,18 @@ class _Sound(NamedTuple):
     """Sample at which `pieces` begin; 0 is the recording's beginning."""
     pieces: Iterator[np.ndarray]
     """float32 [n] each, one after another without gaps."""
+
+
+class _Frame(NamedTuple):
+    """Some decoded sound."""
+
+    rate_hz: int
+    position: int | None
+    """Sample at which it begins by its time stamp; 0 is the recording's beginning."""
+    samples: np.ndarray
+    """float32 [n], mono."""
+    packet: int | None
+    """The packet that has its time stamp."""
 
 
 def _cut(sound: _Sound | None, rate_hz: int, begin_s: float, end_s: float | None) -> tuple[np.ndarray, float]:
@@ -162,92 +158,132 @@ def _cut(sound: _Sound | None, rate_hz: int, begin_s: float, end_s: float | None
     begin = round(begin_s * rate_hz) - offset
     end = None if end_s is None else round(end_s * rate_hz) - offset
     segment = samples[begin:end]
+    if not np.isfinite(segment).all():  # floating-point formats can hold anything
+        raise MediaError("corrupt", "the sound has samples that are no numbers")
     return np.clip(segment, -1.0, 1.0, out=segment), (origin + consumed) / sound.rate_hz
 
 
-def _mean(samples: np.ndarray) -> np.ndarray:
-    """[channels, n] → float32 [n], the mean; full scale of integer formats is 1."""
-    mean = samples.mean(axis=0, dtype=np.float64)
-    if samples.dtype == np.uint8:
-        mean = (mean - 128) / 128
-    elif samples.dtype.kind == "i":
-        mean = mean / 2 ** (8 * samples.dtype.itemsize - 1)
-    return mean.astype(np.float32)
+# ------------------------------------------------------------------------------------ decode
 
 
-# ------------------------------------------------------------------------------------ torchcodec
+def _frames(
+    following: Iterable[tuple[int, Packet]], recording: Recording, packets: Packets, run_up: int = 0
+) -> Iterator[_Frame]:
+    """What numbered packets decode to; a fault in the last one is the end of a file that was cut off.
 
-
-def _read_with_torchcodec(path: str, container: InputContainer) -> _Sound | None:
-    """The whole track; None where it is too long, or does not say how long it is.
+    Packets before number `run_up` may be undecodable.
 
     Raises:
-        MediaError: `corrupt` where it is not as long as it says.
+        MediaError: `corrupt` where sound follows a fault, `short_audio` where the last packet is cut.
 
     """
-    stream = sound_track(container)
-    rate_hz, first, duration_s = stream.rate, stream.start_time, declared_s(container, stream)
-    if not duration_s or first is None or stream.time_base is None:
-        return None
-    if (stream.time_base * rate_hz).numerator != 1 or duration_s * rate_hz * stream.channels > WHOLE_VALUES:
-        return None
-    from torchcodec.decoders import AudioDecoder  # pyright: ignore[reportPrivateImportUsage, reportMissingImports]
-
-    sound = AudioDecoder(path, stream_index=stream.index).get_all_samples()
-    if sound.sample_rate != rate_hz or abs(sound.duration_seconds - duration_s) > FRAME_S:
-        raise MediaError("corrupt", f"{sound.duration_seconds} s of {duration_s} s declared")
-    position = round((sound.pts_seconds - origin_s(container)) * rate_hz)
-    return _Sound(rate_hz, position, iter([_mean(sound.data.numpy())]))
-
-
-# ------------------------------------------------------------------------------------ PyAV
-
-
-def _read_with_pyav(container: InputContainer) -> _Sound | None:
-    """The track from where the container is; None where no sound is left."""
-    frames = _decoded(container, sound_track(container))
-    first = next(frames, None)
-    if first is None:
-        return None
-    rate_hz = first.sample_rate
-    position = 0 if first.time is None else round((first.time - origin_s(container)) * rate_hz)
-    if container.duration and position > (container.duration / av.time_base + MARGIN_S) * rate_hz:
-        raise MediaError("corrupt", f"time stamps begin at {first.time} s, after the recording's end")
-
-    def pieces() -> Iterator[np.ndarray]:
-        for frame in itertools.chain([first], frames):
-            if frame.sample_rate != rate_hz:
-                raise MediaError("corrupt", f"the rate changes from {rate_hz} Hz to {frame.sample_rate} Hz")
-            samples = frame.to_ndarray()
-            yield _mean(
-                samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
-            )
-
-    return _Sound(rate_hz, position, pieces())
-
-
-def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
-    """The stream's frames; a fault in its last packet is the end of a file that was cut off.
-
-    Raises:
-        MediaError: `corrupt` where sound follows the fault, `short_audio` where the last packet is cut.
-
-    """
-    fault: Exception | None = None
-    cut = False
-    for packet in container.demux(stream):
-        if (fault or cut) and packet.size:
-            raise MediaError("corrupt", f"a packet cannot be decoded: {fault or 'damaged'}") from fault
+    fault: str | None = None
+    cut, rate_hz = False, 0
+    for number, packet in following:
+        if packet.size and (fault or cut):
+            at_s = packets.times_s(recording.origin_s)[number - 1]
+            where = "a packet" if packets.stamps[number - 1] == NO_STAMP else f"the packet at {at_s:.3f} s"
+            raise MediaError("corrupt", f"{where} cannot be decoded: {fault or 'damaged'}; sound follows it")
         cut = cut or packet.is_corrupt
         try:
-            yield from packet.decode()
+            decoded = packet.decode()
         except FFmpegError as error:
-            fault = error
-    if cut:
+            decoded = []
+            fault = None if number < run_up else error.strerror
+        for frame in decoded:
+            rate_hz = rate_hz or frame.sample_rate
+            if frame.sample_rate != rate_hz:
+                raise MediaError("corrupt", f"the rate changes from {rate_hz} Hz to {frame.sample_rate} Hz")
+            time_s = None if frame.pts is None else frame.pts * float(frame.time_base) - recording.origin_s
+            position = None if time_s is None else round(time_s * rate_hz)
+            own = packets.stamps[number] if packet.size else NO_STAMP
+            yield _Frame(rate_hz, position, _mean(frame), number if frame.pts == own else None)
+    if cut and (packets.declared_end_s is not None or recording.format not in DECLARING):
         raise MediaError("short_audio", "the file ends in the middle of a packet")
 
 
-# ------------------------------------------------------------------------------------ resample
+def _mean(frame: AudioFrame) -> np.ndarray:
+    """float32 [n], the mean of the channels; full scale of integer formats is 1."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    mean = samples[0] if len(samples) == 1 else samples.mean(axis=0, dtype=np.float64)
+    if samples.dtype == np.uint8:
+        mean = (mean.astype(np.float64) - 128) / 128
+    elif samples.dtype.kind == "i":
+        mean = mean.astype(np.float64) / 2 ** (8 * samples.dtype.itemsize - 1)
+    return mean.astype(np.float32)
+
+
+def _from_within(
+    container: InputContainer, recording: Recording, packets: Packets, from_s: float
+) -> _Sound | None:
+    """The sound from a little before `from_s`, in its place to the sample; None where that is not known."""
+    stream = sound_track(container)
+    times_s = packets.times_s(recording.origin_s)
+    before = np.flatnonzero((packets.stamps != NO_STAMP) & (times_s <= from_s))
+    wanted = int(before[-1]) - RUN_UP_PACKETS if len(before) else 0
+    if wanted <= RUN_UP_PACKETS:
+        return None
+    first = next(_frames(numbered(container.demux(stream), packets), recording, packets), None)
+    if packets.codec.startswith("pcm_") and recording.format in EXACT_SEEKS:
+        container.seek(int(packets.raw_stamps[wanted]), stream=stream)
+        return _placed(_frames(((wanted, p) for p in container.demux(stream)), recording, packets))
+    following = sought(container, stream, packets, wanted)
+    if first is None or following is None:
+        return None
+    frames = _frames(following, recording, packets, run_up=wanted + RUN_UP_PACKETS)
+    begin = next(frames, None)
+    if begin is None or begin.position is None:
+        return None
+    begin = begin._replace(position=_place(recording, packets, first, begin))
+    sound = _placed(itertools.chain([begin], frames))
+    return sound if sound and sound.position <= from_s * sound.rate_hz else None
+
+
+def _place(recording: Recording, packets: Packets, first: _Frame, frame: _Frame) -> int | None:
+    """Where decoding from the beginning would put a frame whose stamp may be rounded or jitter."""
+    known = packets.codec in EQUAL_PACKETS or packets.codec.startswith("pcm_")
+    if not known or frame.packet is None or first.packet is None or first.position is None:
+        return frame.position
+    size = len(frame.samples)
+    unit = packets.unit_s * frame.rate_hz
+    if abs(float(np.median(packets.durations)) * unit - size) > max(unit, 1.0):  # more frames than packets
+        return frame.position
+    stamped = np.round(packets.times_s(recording.origin_s) * frame.rate_hz).astype(np.int64)
+    number, position = first.packet + 1, first.position + len(first.samples)
+    jitter = JITTER_S * frame.rate_hz
+    for packet, at in enumerate(stamped[number : frame.packet + 1].tolist(), start=number):
+        if abs(at - position - (packet - number) * size) > jitter:
+            number, position = packet, at
+    return position + (frame.packet - number) * size
+
+
+# ------------------------------------------------------------------------------------ place and resample
+
+
+def _placed(frames: Iterator[_Frame]) -> _Sound | None:
+    """Frames one after another, silence where they leave time out; None where there is no frame."""
+    first = next(frames, None)
+    if first is None:
+        return None
+    start = first.position or 0
+
+    def pieces() -> Iterator[np.ndarray]:
+        end, jitter = start, JITTER_S * first.rate_hz
+        for frame in itertools.chain([first], frames):
+            samples, gap = frame.samples, 0 if frame.position is None else frame.position - end
+            if gap > jitter:
+                end += gap
+                while gap > 0:  # piece by piece: a stamp may say anything
+                    yield np.zeros(min(gap, first.rate_hz), np.float32)
+                    gap -= first.rate_hz
+            elif gap < -jitter:
+                samples = samples[-gap:]
+            end += len(samples)
+            yield samples
+
+    return _Sound(first.rate_hz, start, pieces())
 
 
 def _chunks(sound: _Sound, origin: int, stop: int | None) -> Iterator[np.ndarray]:

@@ -20,16 +20,15 @@ REMEDIES = {
 
 
 class Decoders(NamedTuple):
-    """Names of the decoders; images are always Pillow's."""
+    """Names of the decoders; images are always Pillow's, sound is always PyAV's."""
 
     frames: str
     """`torchcodec`, `decord` or `pyav`."""
-    sound: str
-    """`torchcodec` or `pyav`; never decord, whose sound is not to be trusted."""
+    sound: str = "pyav"
 
 
 def choose_decoders(setting: str) -> Decoders:
-    """`auto`: the first that works here of torchcodec, decord (no sound) and PyAV; else the one named.
+    """`auto` is PyAV, which reads all that FFmpeg does and is as fast here; else the one named.
 
     Raises:
         ConfigError: where the one named does not work here.
@@ -38,10 +37,7 @@ def choose_decoders(setting: str) -> Decoders:
     if setting in REMEDIES and (fault := _fault(setting)):
         message = f"{setting} does not work here ({fault}); {REMEDIES[setting]}"
         raise ConfigError("config", [("extract.decoder", message)])
-    frames = setting
-    if setting == "auto":
-        frames = next((name for name in REMEDIES if _fault(name) is None), "pyav")
-    return Decoders(frames, "torchcodec" if frames == "torchcodec" else "pyav")
+    return Decoders("pyav" if setting == "auto" else setting)
 
 
 def decoder_versions(decoders: Decoders) -> dict[str, str]:

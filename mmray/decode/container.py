@@ -1,12 +1,13 @@
-"""A media file → an open container, the stream to decode, and what the file declares about it.
+"""A media file → an open container, and the streams of it that are decoded.
 
-What video and audio share: which stream, where time zero is, how long the recording says it is, and the
-boundary at which a decoder's faults become a `MediaError`. FFmpeg reports damage through many exception
-types, so faults are translated by where they happen (opening, decoding), never by type.
+What pictures and sound share: which files are opened at all, which stream is taken, and the boundary at
+which a decoder's faults become a `MediaError`. FFmpeg reports damage through many exception types, so faults
+are translated by where they happen (opening, decoding), never by type.
 """
 
 import contextlib
-import re
+import os
+import stat
 from collections.abc import Iterator
 
 import av
@@ -18,19 +19,44 @@ from av.video.stream import VideoStream
 from mmray.errors import MediaError, Reason
 
 __all__ = [
-    "check_segment",
-    "clearly_short",
-    "declared_s",
+    "best_sound",
+    "best_video",
     "faults",
+    "kinds",
     "open_media",
-    "origin_s",
+    "regular_file",
     "sound_track",
     "video_track",
 ]
 
-SLACK_S = 0.25
-"""Encoder delay, padding and the rounding of containers stay below this together."""
-SLACK_FRACTION = 0.02
+DEMUXERS = (
+    "3dostr,aac,aax,ac3,ac4,act,adp,aiff,amr,amrnb,amrwb,ape,apng,asf,asf_o,ast,au,av1,avi,avs2,avs3,"
+    "bmp_pipe,caf,cavsvideo,dirac,dnxhd,dsf,dts,dtshd,dv,eac3,evc,flac,flic,flv,g722,g723_1,g726,"
+    "g726le,g729,gif,gsm,gxf,h261,h263,h264,hevc,iff,ilbc,ircam,ivf,jpeg_pipe,lmlm4,loas,m4v,matroska,"
+    "mjpeg,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mtaf,mxf,nistsphere,nsv,nut,nuv,obu,ogg,oma,paf,"
+    "png_pipe,pva,pvf,qcp,qoa,r3d,rm,roq,rpl,rso,sbc,sds,sln,smjpeg,smk,sol,sox,spdif,swf,tak,"
+    "tiff_pipe,truehd,tta,vc1,voc,vqf,vvc,w64,wav,webp_pipe,wsd,wtv,wv,xmv,xwma,yuv4mpegpipe"
+)
+"""FFmpeg's formats that read their one file and nothing else. Left out are playlists and scripts that name
+other files (hls, dash, concat, imf, image2, sdp), devices, subtitles and texts."""
+
+
+def regular_file(path: str) -> os.stat_result:
+    """The state of a plain file; nothing else is opened, since a pipe or a device may block or never end.
+
+    Raises:
+        MediaError: `missing_file`, or `unreadable` where it is no plain file.
+
+    """
+    try:
+        state = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MediaError("missing_file", path) from error
+    except (OSError, ValueError) as error:
+        raise MediaError("unreadable", f"{path}: {error}") from error
+    if not stat.S_ISREG(state.st_mode):
+        raise MediaError("unreadable", f"{path} is no plain file")
+    return state
 
 
 @contextlib.contextmanager
@@ -41,25 +67,28 @@ def faults(reason: Reason) -> Iterator[None]:
     except (MediaError, MemoryError):
         raise
     except Exception as error:  # deliberately broad: by the bytes they meet, decoders raise any type
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise MediaError(reason, detail) from error
+        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise MediaError(reason, " ".join(told.split()) or type(error).__name__) from error
 
 
 @contextlib.contextmanager
 def open_media(path: str) -> Iterator[InputContainer]:
     """The file, open for reading.
 
-    Only local files are followed: a playlist must not reach the network.
+    Only this file is read: formats that name other files are not recognised, and no protocol but `file` is.
 
     Raises:
         MediaError: `missing_file` or `unreadable`.
 
     """
+    regular_file(path)
     with faults("unreadable"):
+        options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
+        # With its protocol before it, a name is a name: no colon, percent or question mark in it says more.
         try:
-            container = av.open(path, metadata_errors="replace", options={"protocol_whitelist": "file"})
-        except FileNotFoundError as error:
-            raise MediaError("missing_file", path) from error
+            container = av.open(f"file:{os.path.abspath(path)}", metadata_errors="replace", options=options)
+        except av.error.ArgumentError as error:
+            raise MediaError("unreadable", "no format of sound or video that is read here") from error
     with container:
         yield container
 
@@ -71,11 +100,9 @@ def video_track(container: InputContainer) -> VideoStream:
         MediaError: `no_video_stream`.
 
     """
-    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not moving:
-        raise MediaError("no_video_stream", f"streams: {_kinds(container)}")
-    best = container.streams.best("video")
-    return best if isinstance(best, VideoStream) and best in moving else moving[0]
+    if found := best_video(container):
+        return found
+    raise MediaError("no_video_stream", f"streams: {kinds(container)}")
 
 
 def sound_track(container: InputContainer) -> AudioStream:
@@ -85,52 +112,24 @@ def sound_track(container: InputContainer) -> AudioStream:
         MediaError: `no_audio_stream`.
 
     """
+    if found := best_sound(container):
+        return found
+    raise MediaError("no_audio_stream", f"streams: {kinds(container)}")
+
+
+def best_video(container: InputContainer) -> VideoStream | None:
+    """As `video_track`; None where there is none."""
+    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")
+    return best if isinstance(best, VideoStream) and best in moving else next(iter(moving), None)
+
+
+def best_sound(container: InputContainer) -> AudioStream | None:
+    """As `sound_track`; None where there is none."""
     best = container.streams.best("audio")
-    if not isinstance(best, AudioStream):
-        raise MediaError("no_audio_stream", f"streams: {_kinds(container)}")
-    return best
+    return best if isinstance(best, AudioStream) else None
 
 
-def origin_s(container: InputContainer) -> float:
-    """Time stamp of the recording's beginning; our times count from here."""
-    return (container.start_time or 0) / av.time_base
-
-
-def declared_s(container: InputContainer, stream: VideoStream | AudioStream) -> float | None:
-    """Seconds the stream lasts by the file's own account; None where the file does not say.
-
-    The container's duration is that of its longest stream, so it speaks for a stream that is alone only.
-    """
-    if container.format.name == "aac":  # a bare stream declares nothing: FFmpeg guesses from the bit rate
-        return None
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    if tag := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):
-        hours, minutes, seconds = map(float, tag.groups())
-        return 3600 * hours + 60 * minutes + seconds
-    alone = len(container.streams.video) + len(container.streams.audio) == 1
-    return container.duration / av.time_base if alone and container.duration else None
-
-
-def clearly_short(found_s: float, declared_s: float | None) -> bool:
-    """Whether less is there than was declared, by more than delays and rounding explain."""
-    return declared_s is not None and declared_s - found_s > max(SLACK_S, SLACK_FRACTION * declared_s)
-
-
-def check_segment(start_s: float | None, end_s: float | None, duration_s: float | None) -> None:
-    """Refuse a segment that is empty or not inside the recording; an end may exceed it by `SLACK_S`.
-
-    Raises:
-        MediaError: `bad_segment`.
-
-    """
-    start = 0.0 if start_s is None else start_s
-    last = float("inf") if duration_s is None else duration_s
-    end = last if end_s is None else end_s
-    if not 0 <= start < min(end, last) or (end_s is not None and end_s > last + SLACK_S):
-        asked = f"{start:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
-        raise MediaError("bad_segment", f"{asked} of a recording of {last:.3f} s")
-
-
-def _kinds(container: InputContainer) -> str:
+def kinds(container: InputContainer) -> str:
+    """The streams of a file, in words."""
     return ", ".join(stream.type for stream in container.streams) or "none"

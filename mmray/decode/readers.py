@@ -5,12 +5,12 @@
 The decoder does not choose: it is asked for frames by their number or stamp, and the next picture is only
 decoded after the last has been taken, so one is held however many are wanted.
 
-decord and torchcodec read where they find what they are asked for. Measured against drawn frame numbers,
-that is in mp4 and Matroska with closed groups of pictures; in MPEG-PS, MPEG-TS and AVI, and around open
-groups (HEVC, some H.264), they silently give frames from other times. There PyAV reads, from the key frame
-before each frame or, where a container has no index to seek by, from the beginning. PyAV also takes over
-where another decoder fails, and says what is wrong: it knows a picture patched up after damage
-(`corrupt`), which the others pass on.
+PyAV reads every file: from the key frame before each frame wanted, or, where a seek lands on no packet the
+index knows, from the beginning. decord and torchcodec read only what they are known to read right, H.264
+and the like in mp4 and Matroska with closed groups of pictures: in MPEG-PS, MPEG-TS and AVI, around open
+groups (HEVC, some H.264) and in rare codecs they silently give frames from other times. PyAV also takes
+over where they fail, and says what is wrong: it knows a picture patched up after damage (`corrupt`), which
+they pass on.
 
 The last file opened by decord or torchcodec stays open until the next, for a recording's other segments.
 """
@@ -20,12 +20,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from av.container import InputContainer
+from av.packet import Packet
+from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from mmray.decode.container import open_media, video_track
-from mmray.decode.index import VideoIndex, identity
+from mmray.decode.index import VideoIndex
+from mmray.decode.packets import identity, numbered, sought
 from mmray.errors import MediaError
 
 if TYPE_CHECKING:
@@ -36,9 +37,14 @@ __all__ = ["read_pictures"]
 
 TAIL_FRAMES = 4
 """decord was seen to err by up to three frames, among the last two."""
+OTHERS_READ = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4"})
+"""Codecs that decord and torchcodec read right, in these containers:"""
+OTHERS_OPEN = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 
 
-def read_pictures(path: str, index: VideoIndex, chosen: np.ndarray, decoder: str) -> Iterator[np.ndarray]:
+def read_pictures(
+    path: str, container_format: str, index: VideoIndex, chosen: np.ndarray, decoder: str
+) -> Iterator[np.ndarray]:
     """The frames `chosen` (sorted indices [T]), upright, uint8 [H, W, 3], one by one.
 
     `decoder` (torchcodec, decord or pyav) reads where it gives the right frames, else PyAV.
@@ -48,9 +54,11 @@ def read_pictures(path: str, index: VideoIndex, chosen: np.ndarray, decoder: str
 
     """
     done = 0
-    if decoder in READERS and index.seekable and index.closed and not index.counted:
+    plain = index.closed and not index.counted and container_format in OTHERS_OPEN
+    if decoder in READERS and plain and index.packets.codec in OTHERS_READ:
         reader, opened = READERS[decoder]
         try:
+            _check_shown_as_stored(path)
             for picture in reader(path, index, chosen):
                 done += 1
                 yield picture
@@ -58,23 +66,31 @@ def read_pictures(path: str, index: VideoIndex, chosen: np.ndarray, decoder: str
             raise
         except Exception:  # noqa: BLE001 - any type, by the bytes they meet; PyAV goes on and says why
             opened.cache_clear()
-    yield from _read_with_pyav(path, index, chosen[done:], seek=index.seekable)
+    yield from _read_with_pyav(path, index, chosen[done:])
 
 
 class _OtherFrameError(Exception):
     """The decoder does not give the frames of the index, as PyAV would."""
 
 
+def _check_shown_as_stored(path: str) -> None:
+    """Pictures that need no turning: of the others, some decoders turn them, none mirrors them."""
+    with open_media(path) as container:
+        if Type.DISPLAYMATRIX in next(container.decode(video_track(container))).side_data:
+            raise _OtherFrameError
+
+
 # ------------------------------------------------------------------------------------ torchcodec
 
 
 def _read_with_torchcodec(path: str, index: VideoIndex, chosen: np.ndarray) -> Iterator[np.ndarray]:
-    reader = _torchcodec(path, identity(path), index.stream)
-    if len(reader) != len(index.stamps):
+    packets = index.packets
+    reader = _torchcodec(path, identity(path), packets.stream)
+    if len(reader) != len(index.numbers):
         raise _OtherFrameError
     for number in chosen:
         frame = reader.get_frame_at(int(number))
-        if round(frame.pts_seconds / index.unit_s) != index.stamps[number]:
+        if round(frame.pts_seconds / packets.unit_s) != packets.raw_stamps[index.numbers[number]]:
             raise _OtherFrameError
         yield frame.data.numpy()
 
@@ -91,14 +107,15 @@ def _torchcodec(path: str, identity: tuple[int, ...], stream: int) -> "VideoDeco
 
 def _read_with_decord(path: str, index: VideoIndex, chosen: np.ndarray) -> Iterator[np.ndarray]:
     # It counts time from zero; and asked for one of the last frames, it may give one before (H.264).
-    if index.stamps[0] != 0 or chosen[-1] >= len(index.stamps) - TAIL_FRAMES:
+    first = index.packets.raw_stamps[index.numbers[0]]
+    if first != 0 or chosen[-1] >= len(index.numbers) - TAIL_FRAMES:
         raise _OtherFrameError
     reader = _decord(path, identity(path))
-    if len(reader) != len(index.stamps):
+    if len(reader) != len(index.numbers):
         raise _OtherFrameError
     for number in chosen:
         picture = reader[int(number)].asnumpy()
-        # Turned by a quarter, it comes with a fourth channel; at odd sizes, with colours that run.
+        # At odd sizes its colours run.
         if picture.shape[2] != 3 or picture.shape[0] % 2 or picture.shape[1] % 2:
             raise _OtherFrameError
         yield picture
@@ -120,40 +137,58 @@ READERS: dict[str, tuple[Reader, Any]] = {
 # ------------------------------------------------------------------------------------ PyAV
 
 
-def _read_with_pyav(path: str, index: VideoIndex, chosen: np.ndarray, *, seek: bool) -> Iterator[np.ndarray]:
+def _read_with_pyav(
+    path: str, index: VideoIndex, chosen: np.ndarray, *, seek: bool = True
+) -> Iterator[np.ndarray]:
     """From the key frame before each, or from the beginning."""
     if not len(chosen):
         return
-    keys = index.stamps[index.is_key]
+    keys = np.flatnonzero(index.is_key)
     with open_media(path) as container:
         stream = video_track(container)
         stream.codec_context.thread_count = 1
-        frames, reached = _stamped(container, stream, index), keys[0]
+        frames, reached = _shown(numbered(container.demux(stream), index.packets), index), 0
         for position, number in enumerate(chosen):
-            stamp = index.stamps[number]
-            key = keys[max(np.searchsorted(keys, stamp, side="right") - 1, 0)]
-            if sought := seek and key > reached:
-                container.seek(int(key), stream=stream)
-                frames = _stamped(container, stream, index)
-            shown, frame = next(((at, frame) for at, frame in frames if at >= stamp), (None, None))
-            if sought and shown != stamp:  # the container cannot seek after all
-                yield from _read_with_pyav(path, index, chosen[position:], seek=False)
-                return
-            if frame is None or shown != stamp or frame.is_corrupt:
-                raise MediaError(
-                    "corrupt", f"the frame at {index.times_s[number]:.3f} s cannot be decoded whole"
-                )
-            reached = stamp
+            key = keys[max(np.searchsorted(keys, number, side="right") - 1, 0)]
+            if seek and not index.counted and key > reached:
+                following = sought(container, stream, index.packets, int(index.numbers[key]))
+                if following is None:
+                    yield from _read_with_pyav(path, index, chosen[position:], seek=False)
+                    return
+                frames = _shown(following, index)
+            shown, frame = next(((at, frame) for at, frame in frames if at >= number), (None, None))
+            if frame is None or shown != number or frame.is_corrupt:
+                told = f"the frame at {index.times_s[number]:.3f} s cannot be decoded whole"
+                raise MediaError("corrupt", told)
+            reached = number
             # Bicubic is what torchcodec and decord take for planes of colour at half size: equal to the bit.
-            picture = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
-            yield np.rot90(picture, frame.rotation // 90 % 4)
+            yield _upright(frame.to_ndarray(format="rgb24", interpolation="BICUBIC"), frame)
 
 
-def _stamped(
-    container: InputContainer, stream: VideoStream, index: VideoIndex
-) -> Iterator[tuple[int, VideoFrame]]:
-    """Decoded frames in the order they are shown, each with its stamp."""
-    frames = container.decode(stream)
+def _shown(following: Iterator[tuple[int, Packet]], index: VideoIndex) -> Iterator[tuple[int, VideoFrame]]:
+    """Decoded frames in the order they are shown, each with its place in the index."""
+    packets = index.packets
+    following = ((number, packet) for number, packet in following if number >= index.first)
     if index.counted:
-        return enumerate(frames)
-    return ((frame.pts, frame) for frame in frames if frame.pts is not None)
+        yield from enumerate(frame for _, packet in following for frame in packet.decode())
+        return
+    stamps = packets.stamps[index.numbers]
+    for _, packet in following:
+        for frame in packet.decode():
+            place = len(stamps) if frame.pts is None else int(np.searchsorted(stamps, frame.pts))
+            if place < len(stamps) and stamps[place] == frame.pts:
+                yield place, frame
+
+
+def _upright(picture: np.ndarray, frame: VideoFrame) -> np.ndarray:
+    """The picture turned and mirrored as its display matrix says, to a multiple of a quarter turn.
+
+    The matrix [[a, b], [c, d]] maps (x, y) of the stored picture to (a x + c y, b x + d y) of the shown one,
+    y downwards. Source: ISO/IEC 14496-12, section 6.2.2.
+    """
+    if Type.DISPLAYMATRIX not in frame.side_data:
+        return picture
+    a, b, _, c, d, *_ = np.frombuffer(bytes(frame.side_data[Type.DISPLAYMATRIX]), np.int32).astype(np.int64)
+    if abs(b) + abs(c) > abs(a) + abs(d):  # x and y change places
+        picture, a, d = picture.transpose(1, 0, 2), c, b
+    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -16,6 +16,7 @@ import numpy as np
 from mmray.decode.container import faults
 from mmray.decode.image import Frames, PictureGeometry, fit
 from mmray.decode.index import VideoIndex, check_whole, index_video
+from mmray.decode.packets import read_recording
 from mmray.decode.readers import read_pictures
 from mmray.errors import MediaError
 
@@ -54,7 +55,8 @@ def decode_frames(
             declares to have, or `corrupt`.
 
     """
-    index = index_video(path)
+    recording = read_recording(path)
+    index = index_video(recording)
     check_whole(index, start_s, end_s)
     first_s = float(index.times_s[0]) if start_s is None else start_s
     last_s = index.end_s if end_s is None else min(end_s, index.end_s)
@@ -62,7 +64,8 @@ def decode_frames(
     if not len(chosen):
         raise MediaError("no_frames", f"no key frame from {first_s:g} s to {last_s:g} s")
     with faults("corrupt"):
-        pixels = np.stack([fit(picture, resize) for picture in read_pictures(path, index, chosen, decoder)])
+        pictures = read_pictures(path, recording.format, index, chosen, decoder)
+        pixels = np.stack([fit(picture, resize) for picture in pictures])
     times_s = index.times_s[chosen]
     step_s = (times_s[-1] - times_s[0]) / (len(chosen) - 1) if len(chosen) > 1 else last_s - first_s
     times_s = times_s - (start_s or 0.0)

@@ -77,7 +77,7 @@ def frames_32(path: str, decoder: str, seconds: float) -> None:
 def segment_10_s(path: str, decoder: str, seconds: float) -> None:
     """8 frames and the sound of the last ten seconds."""
     _frames(path, decoder, 8, seconds - 10, seconds)
-    _sound(path, decoder, seconds - 10, seconds)
+    _sound(path, seconds - 10, seconds)
 
 
 def segments_100(path: str, decoder: str, seconds: float) -> None:
@@ -86,12 +86,12 @@ def segments_100(path: str, decoder: str, seconds: float) -> None:
     for _ in range(100):
         start_s = draw.uniform(0, seconds - 3)
         _frames(path, decoder, 8, start_s, start_s + 3)
-        _sound(path, decoder, start_s, start_s + 3)
+        _sound(path, start_s, start_s + 3)
 
 
 def mel_of_all(path: str, decoder: str, seconds: float) -> None:
     """Log-mel of the whole sound."""
-    samples = _sound(path, decoder, None, None)
+    samples = _sound(path, None, None)
     log_mel(samples, sample_rate_hz=16_000, n_mels=64, window_ms=25.0, hop_ms=10.0)
 
 
@@ -111,9 +111,8 @@ def _frames(path: str, decoder: str, count: int, start_s: float | None, end_s: f
     )
 
 
-def _sound(path: str, decoder: str, start_s: float | None, end_s: float | None) -> np.ndarray:
-    sound = choose_decoders(decoder).sound
-    return decode_audio(path, sample_rate_hz=16_000, start_s=start_s, end_s=end_s, decoder=sound).samples
+def _sound(path: str, start_s: float | None, end_s: float | None) -> np.ndarray:
+    return decode_audio(path, sample_rate_hz=16_000, start_s=start_s, end_s=end_s).samples
 
 
 def _measure(task: Any, path: str, decoder: str, seconds: float, results: Any) -> None:
