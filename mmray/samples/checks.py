@@ -26,6 +26,7 @@ __all__ = ["CheckedRows", "plan_sources"]
 
 MAX_FAULTS_SHOWN = 20
 MAX_COLUMNS_SHOWN = 40
+MAX_SECONDS = 1e9
 
 
 class CheckedRows:
@@ -259,9 +260,9 @@ def _convert(
             faults.append(f"{shown_name(column)}: {error}")
     if not row["sample_id"] and not faults:
         faults.append(f"{theirs['sample_id']}: is empty")
-    start_s, end_s = row["start_s"], row["end_s"]
-    if (start_s is not None and start_s < 0) or (end_s is not None and end_s <= (start_s or 0)):
-        faults.append(f"start_s {start_s} and end_s {end_s} are no segment")
+    start_s, end_s = row["start_s"] or 0.0, row["end_s"]
+    if not 0 <= start_s < (MAX_SECONDS if end_s is None else end_s) <= MAX_SECONDS:
+        faults.append(f"start_s {row['start_s']} and end_s {end_s} are no segment")
     return row, faults
 
 
