@@ -1,13 +1,7 @@
-"""A Ray to run on: the one `RAY_ADDRESS` or `--address` names, else one started on this machine.
+"""The one way in which stages run a table's partitions through pools of actors, with Ray Data."""
 
-Also the one way in which stages run a table's partitions through pools of actors with Ray Data. Ray is
-imported only when a stage connects: a finished stage, and every fault before it, answer without it.
-"""
-
-import contextlib
 import itertools
 import logging
-import os
 import pickle
 import time
 import warnings
@@ -18,7 +12,8 @@ import pyarrow as pa
 
 from mmray import console
 from mmray.distributed.admission import Node, Pool
-from mmray.errors import MmrayError, PlanError, WorkerError
+from mmray.distributed.connect import connect, nodes
+from mmray.errors import MmrayError, WorkerError
 
 __all__ = [
     "announce_wait",
@@ -37,42 +32,6 @@ FAULT = "mmray.fault"
 MAX_DEATHS = 3  # in a row, without a partition done
 WAVE = 10_000  # partitions Ray Data is given at a time: each is an object its driver keeps
 RELEASE_S = 5.0  # Ray gives back what an ended stage held within a second or two
-
-
-def connect(address: str | None = None) -> None:
-    """Connect to a cluster, or start a Ray of this machine's size; a no-op where Ray is up.
-
-    Raises:
-        PlanError: if no cluster answers at the address.
-    """
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    with _no_stderr():
-        import ray
-    if ray.is_initialized():
-        return
-    address = address or os.environ.get("RAY_ADDRESS")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        with _no_stderr():
-            if address:
-                ray.init(address=address, **quiet)
-            else:
-                ray.init(address="local", include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
-        raise PlanError(f"{where}: {error}") from error
-
-
-def nodes() -> list[Node]:
-    """What each live machine of the cluster offers."""
-    import ray
-
-    return [
-        Node(*(node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU", "memory")))
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
 
 
 def announce_wait(pools: Sequence[Pool]) -> None:
@@ -235,16 +194,3 @@ def use_own_cpus() -> None:
 
     cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
     torch.set_num_threads(max(1, int(cpus)))
-
-
-@contextlib.contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Keeps what Ray's core writes on the process's stderr when it starts off the screen."""
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
