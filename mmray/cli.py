@@ -10,7 +10,6 @@ lost, storage out of reach); 130 and 143 ended by Ctrl-C or SIGTERM.
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -157,24 +156,36 @@ def inspect(path: str, as_json: bool) -> None:
         show(found)
 
 
-@app.command()
-@click.argument("stage", metavar="STAGE", type=click.Choice([stage.name for stage in STAGES if stage.on_ray]))
-@click.argument("config", metavar="CONFIG", type=click.Path(path_type=Path))
-@click.argument("overrides", metavar="[section.key=value]…", nargs=-1)
-@click.option(
+DASHBOARD = click.option(
     "--address",
     envvar="RAY_API_SERVER_ADDRESS",
     default="http://127.0.0.1:8265",
     show_default=True,
     help="The cluster's dashboard.",
 )
+
+
+@app.command()
+@click.argument("stage", metavar="STAGE", type=click.Choice([stage.name for stage in STAGES]))
+@click.argument("config", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("overrides", metavar="[section.key=value]…", nargs=-1)
+@DASHBOARD
+@click.option("--name", help="The job's id; without one PROJECT-STAGE-N.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the cluster has the job.")
 @click.option("--retry-failed", is_flag=True, help="Of extract: do the rows that failed again.")
 def submit(
-    stage: str, config: Path, overrides: tuple[str, ...], address: str, retry_failed: bool
+    stage: str,
+    config: Path,
+    overrides: tuple[str, ...],
+    address: str,
+    name: str | None,
+    no_wait: bool,
+    retry_failed: bool,
 ) -> NoReturn:
     """Run a stage on a cluster, as a Ray Job.
 
-    Uploads code and config, streams the log, returns its exit code.
+    Uploads code and config, streams the log, returns the stage's exit code. A cut connection is made again;
+    Ctrl-C leaves the job running.
     """
     if retry_failed and stage != "extract":
         raise click.BadParameter("--retry-failed is an option of extract alone")
@@ -182,7 +193,44 @@ def submit(
     from mmray.stages.submit import submit as run_submit
 
     options = ["--retry-failed"] if retry_failed else []
-    sys.exit(run_submit(stage, loaded, str(config), address, options))
+    sys.exit(run_submit(stage, loaded, str(config), address, options, name=name, wait=not no_wait))
+
+
+@app.command()
+@DASHBOARD
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON on stdout.")
+def jobs(address: str, as_json: bool) -> None:
+    """The cluster's jobs, the newest last."""
+    from mmray.stages.submit import jobs as find
+
+    found = find(address)
+    if as_json:
+        _echo_json(found)
+        return
+    for each in found:
+        told = f"{each['job']:<32} {each['status']:<10} {each['started']}  {each['seconds']} s"
+        click.echo(f"{told}  {each['user'] or ''}".rstrip())
+
+
+@app.command()
+@click.argument("job", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job ends; returns its exit code.")
+@DASHBOARD
+def logs(job: str, follow: bool, address: str) -> NoReturn:
+    """A job's log."""
+    from mmray.stages.submit import follow as tail
+
+    sys.exit(tail(job, address, to_the_end=follow))
+
+
+@app.command()
+@click.argument("job", metavar="ID")
+@DASHBOARD
+def stop(job: str, address: str) -> None:
+    """End a job; what is finished stays."""
+    from mmray.stages.submit import stop as end
+
+    click.echo(f"{job}: {end(job, address)}")
 
 
 # ------------------------------------------------------------------------------------ what is told
@@ -212,7 +260,7 @@ def _echo_json(value: Any) -> None:
 
 def main() -> NoReturn:
     """Entry point of the `mmray` command."""
-    _end_on_signals()
+    ended_by = _end_on_signals()
     try:
         app(prog_name="mmray", standalone_mode=False)
         code = 0
@@ -225,34 +273,30 @@ def main() -> NoReturn:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; what is finished stays", err=True)
-        code = 128 + signal.SIGINT
-    except Terminated:
-        click.echo("terminated; what is finished stays", err=True)
-        code = 128 + signal.SIGTERM
+        number = ended_by[0] if ended_by else signal.SIGINT
+        said = "terminated" if number == signal.SIGTERM else "interrupted"
+        click.echo(f"{said}; what is finished stays", err=True)
+        code = 128 + number
     sys.exit(code)
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-def _end_on_signals() -> None:
+def _end_on_signals() -> list[int]:
     """Ctrl-C and SIGTERM unwind the stage; a second one, while it unwinds, ends the process at once.
 
-    What Ray started here ends with this process, however it ends.
+    Returns a list that will hold the signal. Both are raised as KeyboardInterrupt: the only exception of a
+    handler that Ray lets out of its waits. What Ray started here ends with this process, however it ends.
     """
+    ended_by: list[int] = []
 
     def at_once(number: int, frame: FrameType | None) -> None:
         os._exit(128 + number)
 
-    def unwind(fault: type[BaseException]) -> Callable[[int, FrameType | None], None]:
-        def handle(number: int, frame: FrameType | None) -> None:
-            for each in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(each, at_once)
-            raise fault
+    def unwind(number: int, frame: FrameType | None) -> None:
+        ended_by.append(number)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, at_once)
+        raise KeyboardInterrupt
 
-        return handle
-
-    signal.signal(signal.SIGINT, unwind(KeyboardInterrupt))
-    signal.signal(signal.SIGTERM, unwind(Terminated))
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, unwind)
+    return ended_by

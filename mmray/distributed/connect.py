@@ -35,6 +35,7 @@ def connect(address: str | None = None) -> None:
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     with _no_stderr():
         import ray
     if ray.is_initialized():

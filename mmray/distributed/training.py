@@ -94,7 +94,7 @@ def _trainer(job: Job, workers: Workers, epochs: Any) -> Any:
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     parent, _, name = job.folder.rpartition("/")
     filesystem, path = job.storage.arrow(parent)
-    return TorchTrainer(
+    trainer = TorchTrainer(
         work,
         train_loop_config={"job": job, "epochs": epochs},
         scaling_config=ray.train.ScalingConfig(
@@ -115,6 +115,9 @@ def _trainer(job: Job, workers: Workers, epochs: Any) -> Any:
         ),
         torch_config=TorchConfig(backend="nccl" if workers.gpu else "gloo"),
     )
+    # Ray's would take the first Ctrl-C for a wish and the second for nothing: this process ends, and the run.
+    trainer._register_sigint_handler = lambda controller: None
+    return trainer
 
 
 def _faults_end_the_run() -> Any:

@@ -1,61 +1,141 @@
-"""A stage as a Ray Job: this code and the config go to the cluster, its log and exit code come back."""
+"""A stage as a Ray Job: this code and the config go to the cluster, its log and exit code come back.
+
+The job does not need the command that submitted it: a connection that is cut is made again, Ctrl-C leaves
+the job running, and `mmray logs` comes back to it.
+"""
 
 import asyncio
+import hashlib
 import logging
 import os
 import shlex
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mmray import console
 from mmray.config import Config, dump_config
-from mmray.errors import PlanError
+from mmray.errors import PlanError, WorkerError
 
-__all__ = ["submit"]
+__all__ = ["follow", "jobs", "stop", "submit"]
 
 AGENT_S = 60.0
 """On a busy machine a head that has just been started takes tens of seconds."""
+SILENT_S = 60.0
+"""A log that says nothing for so long: is the job still there?"""
+OUTAGE_S = 600.0
+"""A dashboard that cannot be reached for so long is given up; the job goes on."""
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
-def submit(stage: str, config: Config, config_path: str, address: str, options: Sequence[str] = ()) -> int:
+def submit(
+    stage: str,
+    config: Config,
+    config_path: str,
+    address: str,
+    options: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    wait: bool = True,
+) -> int:
     """Run `mmray STAGE` on the cluster behind the dashboard at `address`; returns the job's exit code.
 
-    `options` are the stage's own, as on its command line.
+    `options` are the stage's own, as on its command line; `name` is the job's id (`PROJECT-STAGE-N` without
+    one). With `wait=False` it returns 0 as soon as the cluster has taken the job.
     The `python` of the cluster's machines must have mmray's dependencies (cluster/README.md); mmray itself
-    is uploaded, and wins over one that is installed there. Local paths of the config are made absolute:
-    they must be the same files on every machine, or be s3://.
+    is uploaded, and wins over one that is installed there. Local paths of the config are absolute: they must
+    be the same files on every machine, or be s3://.
 
     Raises:
         PlanError: where no Ray dashboard answers, or it refuses the token or the job.
+        WorkerError: where the dashboard is out of reach for `OUTAGE_S`.
     """
-    from ray.job_submission import JobStatus
-
     client = _client(address)
+    text = dump_config(config)
+    job = name or _free_name(client, f"{config.name}-{stage}")
     with tempfile.TemporaryDirectory() as folder:
-        name = Path(config_path).name
-        Path(folder, name).write_text(dump_config(config), encoding="utf-8")
-        package = Path(__file__).parents[1]
-        job = _submit_job(
+        file = Path(config_path).name
+        Path(folder, file).write_text(text, encoding="utf-8")
+        _submit_job(
             client,
-            entrypoint=shlex.join(["python", "-m", "mmray", stage, name, *options]),
+            entrypoint=shlex.join(["python", "-m", "mmray", stage, file, *options]),
+            submission_id=job,
+            metadata={
+                "project": config.name,
+                "stage": stage,
+                "config": hashlib.sha256(text.encode()).hexdigest()[:16],
+                "user": os.environ.get("USER", ""),
+            },
             runtime_env={
                 "working_dir": folder,
-                "py_modules": [str(package)],
+                "py_modules": [str(Path(__file__).parents[1])],
                 "excludes": ["__pycache__"],
+                "env_vars": {"MMRAY_SUBMITTED_AS": f"{shlex.quote(config_path)} --address {address}"},
             },
         )
-    console.err.print(f"job {job} at {address}; it goes on without this command, `ray job stop` ends it")
-    asyncio.run(_print_log(client, job))
-    details = client.get_job_info(job)
-    if details.driver_exit_code is not None:
-        return details.driver_exit_code
-    if details.status != JobStatus.SUCCEEDED:
-        console.err.print(f"job {job} {details.status.value.lower()}: {details.message}", markup=False)
-        return 1
+    console.err.print(f"job {job} at {address}; it goes on without this command", markup=False)
+    if not wait:
+        console.out.print(
+            f"{job}\n  log      mmray logs -f {job} --address {address}\n"
+            f"  end it   mmray stop {job} --address {address}",
+            markup=False,
+            soft_wrap=True,
+        )
+        return 0
+    return _follow(client, job, address)
+
+
+def follow(job: str, address: str, *, to_the_end: bool = True) -> int:
+    """Print a job's log; with `to_the_end` wait for it and return its exit code, else 0.
+
+    Raises:
+        PlanError: where no Ray dashboard answers, or it knows no such job.
+        WorkerError: where the dashboard is out of reach for `OUTAGE_S`.
+    """
+    client = _client(address)
+    _require_job(client, job, address)
+    if to_the_end:
+        return _follow(client, job, address)
+    console.out.print(client.get_job_logs(job), end="", markup=False, soft_wrap=True)
     return 0
+
+
+def jobs(address: str) -> list[dict[str, Any]]:
+    """The cluster's jobs, the newest last: {job, status, project, stage, user, started, seconds}.
+
+    Raises:
+        PlanError: where no Ray dashboard answers.
+    """
+    found = [each for each in _client(address).list_jobs() if each.submission_id]
+    now = time.time() * 1000
+    return [
+        {
+            "job": each.submission_id,
+            "status": each.status.value.lower(),
+            **{key: (each.metadata or {}).get(key) for key in ("project", "stage", "user")},
+            "started": datetime.fromtimestamp(each.start_time / 1000, UTC).isoformat(timespec="seconds"),
+            "seconds": round(((each.end_time or now) - each.start_time) / 1000),
+        }
+        for each in sorted(found, key=lambda each: each.start_time or 0)
+    ]
+
+
+def stop(job: str, address: str) -> str:
+    """End a job, as SIGTERM does: what is finished stays; returns its status now.
+
+    Raises:
+        PlanError: where no Ray dashboard answers, or it knows no such job.
+    """
+    client = _client(address)
+    _require_job(client, job, address)
+    client.stop_job(job)
+    return client.get_job_status(job).value.lower()
+
+
+# ------------------------------------------------------------------------------------ the dashboard
 
 
 def _client(address: str) -> Any:
@@ -82,6 +162,18 @@ def _client(address: str) -> Any:
         raise PlanError(f"no Ray cluster takes jobs at {address} (--address): {fault}") from None
 
 
+def _free_name(client: Any, stem: str) -> str:
+    """`PROJECT-STAGE-N`, with the first N that no job of the cluster has."""
+    taken = {each.submission_id for each in client.list_jobs()}
+    return next(name for n in range(1, len(taken) + 2) if (name := f"{stem}-{n}") not in taken)
+
+
+def _require_job(client: Any, job: str, address: str) -> None:
+    known = [each.submission_id for each in client.list_jobs() if each.submission_id]
+    if job not in known:
+        raise PlanError(f"no job {job!r} at {address}; there are: {', '.join(known[-8:]) or 'none'}")
+
+
 def _submit_job(client: Any, **job: Any) -> str:
     """The job's id. The dashboard answers before the agent that starts jobs is there: it is awaited."""
     deadline = time.monotonic() + AGENT_S
@@ -90,7 +182,8 @@ def _submit_job(client: Any, **job: Any) -> str:
             return client.submit_job(**job)
         except RuntimeError as error:
             if "No available agent" not in str(error):
-                raise PlanError(f"the Ray cluster does not take the job: {error}") from None
+                fault = str(error).strip().splitlines()[-1]
+                raise PlanError(f"the Ray cluster does not take the job: {fault}") from None
             if time.monotonic() > deadline:
                 raise PlanError(
                     f"the Ray head has no agent that starts jobs, even after {AGENT_S:g} s; its "
@@ -100,6 +193,78 @@ def _submit_job(client: Any, **job: Any) -> str:
             time.sleep(1.0)
 
 
-async def _print_log(client: Any, job: str) -> None:
-    async for lines in client.tail_job_logs(job):
-        console.out.print(lines, end="", markup=False, soft_wrap=True)
+# ------------------------------------------------------------------------------------ its log
+
+
+def _follow(client: Any, job: str, address: str) -> int:
+    """Print the log, each line once, until the job has ended; returns its exit code."""
+    try:
+        asyncio.run(_print_log(client, job, address))
+    except KeyboardInterrupt:
+        console.err.print(
+            f"\njob {job} goes on; come back: mmray logs -f {job} --address {address}; "
+            f"end it: mmray stop {job} --address {address}",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise
+    details = _patiently(lambda: client.get_job_info(job), job, address)
+    if details.driver_exit_code is not None:
+        return details.driver_exit_code
+    if details.status.value != "SUCCEEDED":
+        console.err.print(f"job {job} {details.status.value.lower()}: {details.message}", markup=False)
+        return 1
+    return 0
+
+
+async def _print_log(client: Any, job: str, address: str) -> None:
+    """A log comes from its beginning whenever it is asked for: what was printed is passed over."""
+    printed = 0
+    while True:
+        passed = 0
+        try:
+            async for text in _until_silent(client.tail_job_logs(job)):
+                new = text[max(0, printed - passed) :]
+                passed += len(text)
+                if new:
+                    console.out.print(new, end="", markup=False, soft_wrap=True)
+                printed = max(printed, passed)
+        except (OSError, RuntimeError, ValueError) as error:  # aiohttp's are OSErrors or ValueErrors
+            logging.getLogger(__name__).debug("the log of %s was cut: %s", job, error)
+        if _patiently(lambda: client.get_job_status(job), job, address).value in ENDED:
+            rest = _patiently(lambda: client.get_job_logs(job), job, address)[printed:]
+            console.out.print(rest, end="", markup=False, soft_wrap=True)
+            return
+        await asyncio.sleep(1.0)
+
+
+async def _until_silent(lines: AsyncIterator[str]) -> AsyncIterator[str]:
+    """The same, ended where nothing comes for `SILENT_S`: a dead connection looks like a quiet job."""
+    while True:
+        try:
+            yield await asyncio.wait_for(anext(lines), SILENT_S)
+        except (StopAsyncIteration, TimeoutError):
+            return
+
+
+def _patiently(ask: Callable[[], Any], job: str, address: str) -> Any:
+    """What the dashboard answers, asked again while it cannot be reached.
+
+    Raises:
+        WorkerError: after `OUTAGE_S`.
+    """
+    start, told = time.monotonic(), False
+    while True:
+        try:
+            return ask()
+        except (OSError, RuntimeError) as error:  # requests' are OSErrors, Ray's client's RuntimeErrors
+            fault = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        if time.monotonic() - start > OUTAGE_S:
+            raise WorkerError(
+                f"{address} cannot be reached for {OUTAGE_S:g} s; job {job} may go on: mmray logs -f {job} "
+                f"--address {address}. The last fault: {fault}"
+            )
+        if not told:
+            console.err.print(f"{address} does not answer, trying again: {fault}", markup=False)
+            told = True
+        time.sleep(1.0)
