@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import pickle
 import time
 import warnings

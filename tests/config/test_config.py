@@ -111,9 +111,7 @@ model:
 
 
 def test_required_sections(faults):
-    assert faults(base="name: x\n") == dict.fromkeys(
-        ("output", "samples", "targets", "features"), "is required"
-    )
+    assert faults(base="name: x\n") == dict.fromkeys(("output", "samples", "features"), "is required")
 
 
 @pytest.mark.parametrize(
@@ -489,21 +487,22 @@ tune:
     train.batch_size: {choice: [16, big]}
     model.fusion.kind: {choice: [late, lat]}
     model.encoders.face.hidden: {grid: [8]}
-    features.face.frames: {grid: [4]}
     train.seed.x: {grid: [1]}
 """)
     assert found == {
-        "tune.space.train.learning_rat": "unknown key; did you mean 'learning_rate'?",
+        "tune.space.train.learning_rat": (
+            "0.0001: unknown key; did you mean 'learning_rate'?; or 0.01: unknown key; did you mean "
+            "'learning_rate'?"
+        ),
         "tune.space.train.epochs": (
             "should be a valid integer, got 1.0; or should be a valid integer, got 3.0"
         ),
         "tune.space.train.batch_size": "should be a valid integer, got 'big'",
         "tune.space.model.fusion.kind": FUSION_FAULT,
         "tune.space.model.encoders.face.hidden": (
-            "model.encoders.face.kind is required: one of mlp, identity, gru, lstm, transformer, conv"
+            "8: model.encoders.face.kind is required: one of mlp, identity, gru, lstm, transformer, conv"
         ),
-        "tune.space.features.face.frames": "only model.… and train.… settings are searched",
-        "tune.space.train.seed.x": "'seed' is a value, it has no keys below it",
+        "tune.space.train.seed.x": "1: 'seed' is a value, it has no keys below it",
     }
 
 
