@@ -33,6 +33,7 @@ from mmray.config import Config
 from mmray.errors import SamplesError, TableError
 from mmray.samples.checks import CheckedRows, plan_sources
 from mmray.samples.sources import Source, find_source
+from mmray.samples.split import leaks, refuse_leaks
 from mmray.settings import deciding
 from mmray.storage.filesystem import Storage
 from mmray.tables.identity import hash_of, media_digest, media_keys
@@ -41,7 +42,7 @@ from mmray.tables.schemas import SOURCES, sample_schema
 
 __all__ = ["Index", "index_at", "known_index", "make_index"]
 
-VERSION = 1
+VERSION = 2
 PARTITIONS_PER_FILE = 128
 BATCH_ROWS = 8192
 
@@ -66,6 +67,8 @@ class Index:
     notes: list[str]
     """What is odd about the source, and what is wrong with shards where `samples.allow_damaged_shards` lets
     them pass."""
+    leaks: list[str]
+    """Groups and media that stand in several splits, with counts; a model is judged on what it has seen."""
 
     @property
     def rows(self) -> int:
@@ -109,7 +112,8 @@ def make_index(config: Config, storage: Storage, folder: str | None = None) -> I
     """Bring the index in `folder` (of the project, where none is given) up to date with the source.
 
     Raises:
-        SamplesError: listing what is wrong with the source.
+        SamplesError: listing what is wrong with the source, or, with `samples.split.strict`, what stands in
+            several splits.
     """
     folder = folder or config.path("samples")
     known = storage.read_json(f"{folder}/_index.json")
@@ -154,6 +158,7 @@ def _opened(storage: Storage, folder: str, known: dict[str, Any]) -> Index:
         digest=known["digest"],
         splits=known["splits"],
         notes=known["notes"],
+        leaks=known["leaks"],
     )
 
 
@@ -241,10 +246,14 @@ def _write(
         if not places:
             raise SamplesError(f"{config.samples.named}: has no rows")
         with pa.memory_map(spool) as mapped:
-            tables = _in_order(pa.ipc.open_file(mapped).read_all(), np.concatenate(places), ledger)
+            rows = pa.ipc.open_file(mapped).read_all()
+            found_leaks = leaks(rows)
+            refuse_leaks(found_leaks, config.samples.split)
+            tables = _in_order(rows, np.concatenate(places), ledger)
             index = _Files(storage, folder, config, schema, known).write(tables)
     ids = _put(storage, folder, "_ids", ledger.table())
-    index = {**index, "ids": ids, "source": source, "notes": [*samples.damage, *samples.notes]}
+    notes = {"notes": [*samples.damage, *samples.notes], "leaks": [str(leak) for leak in found_leaks]}
+    index = {**index, "ids": ids, "source": source, **notes}
     storage.write_json(f"{folder}/_index.json", index)
     _sweep(storage, folder, index)
     return index

@@ -23,7 +23,7 @@ __all__ = ["check", "show"]
 
 
 def check(config: ConfigLike) -> dict[str, Any]:
-    """What was found: {samples, partitions, splits, tried, nodes, plan}.
+    """What was found: {samples, partitions, splits, notes, tried, here, plan}.
 
     `tried` has, for the first, the middle and the last sample, what became of each feature: {steps, dim}
     (dim None: words), or {reason, detail}. `plan` has a line a stage for this machine alone; a stage that
@@ -48,6 +48,7 @@ def check(config: ConfigLike) -> dict[str, Any]:
         "samples": index.rows,
         "partitions": len(index.partitions),
         "splits": index.splits,
+        "notes": [*index.leaks, *index.notes],
         "tried": tried,
         "here": {"cpus": here.cpus, "gpus": here.gpus},
         "plan": stages,
@@ -60,6 +61,7 @@ def show(findings: Mapping[str, Any], config_path: str) -> None:
     lines = [
         f"config    {config_path}: no faults",
         f"samples   {findings['samples']} ({splits}) in {findings['partitions']} partitions",
+        *(f"note      {note}" for note in findings["notes"]),
         "tried",
     ]
     for sample_id, features in findings["tried"].items():

@@ -154,7 +154,7 @@ def extraction_summary(
         "samples": index.digest,
         "state": _state_digest(index, features),
         "splits": index.splits,
-        "notes": index.notes,
+        "notes": [*index.leaks, *index.notes],
         "output": config.path("features"),
     }
 

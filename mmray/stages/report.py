@@ -94,6 +94,7 @@ def write_report(output: str, storage: Storage, config: Config) -> str:
         version=__version__,
         tables=tables.fingerprints if tables else {},
         data=data,
+        leaks=tables.index.leaks if tables else [],
         extract=extract,
         rate=_rate(extract),
         train=train,

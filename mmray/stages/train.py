@@ -40,6 +40,7 @@ def train(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     if results is None:
         check_targets(config, load_features(config, storage, []))
         results = _train(config, storage, run, features, address)
+        results["warnings"] = [*data.index.leaks, *results["warnings"]]
         storage.write_json(f"{config.path('train')}/{run}/results.json", results)
     storage.write_json(f"{config.path('train')}/results.json", results)
     return results

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmray.config import Config, SplitConfig, load_config
-from mmray.errors import SamplesError, TableError
-from mmray.samples.index import plan_samples
+from mmray.errors import SamplesError
+from mmray.samples.index import make_index
 from mmray.samples.split import split_of
 from mmray.storage.filesystem import Storage
 
@@ -50,13 +50,13 @@ def write_parquet(folder: Path, rows: list[dict]) -> None:
 
 
 def all_rows(config: Config) -> list[dict]:
-    plan = plan_samples(config, Storage(), config.path("features/_plan"))
-    return [row for i in range(plan.partitions) for row in plan.read(Storage(), i).to_pylist()]
+    index = make_index(config, Storage())
+    return [row for i in index.partitions.tolist() for row in index.read(Storage(), i).to_pylist()]
 
 
 def faults_of(config: Config) -> str:
     with pytest.raises(SamplesError) as caught:
-        plan_samples(config, Storage(), config.path("features/_plan"))
+        make_index(config, Storage())
     return str(caught.value)
 
 
@@ -74,10 +74,10 @@ def test_every_format_gives_the_same_samples_in_order(tmp_path, extension, write
 def test_partitions_cut_the_rows_without_rest(tmp_path):
     write_jsonl(tmp_path, ROWS)
     config = project(tmp_path)
-    plan = plan_samples(config, Storage(), config.path("features/_plan"))
-    sizes = [plan.read(Storage(), i).num_rows for i in range(plan.partitions)]
+    index = make_index(config, Storage())
+    sizes = [index.read(Storage(), i).num_rows for i in index.partitions.tolist()]
     assert sizes == [4, 4, 3]
-    assert plan.rows == sum(sizes) == sum(plan.splits.values())
+    assert index.rows == sum(sizes) == sum(index.splits.values())
 
 
 def test_many_partitions_lie_in_several_files(tmp_path):
@@ -85,7 +85,7 @@ def test_many_partitions_lie_in_several_files(tmp_path):
     write_jsonl(tmp_path, rows)
     config = project(tmp_path, "manifest.jsonl", "extract.partition_samples=1")
     assert [row["sample_id"] for row in all_rows(config)] == [f"r{i}" for i in range(300)]
-    assert len(list((tmp_path / "out/features/_plan").glob("samples-*.parquet"))) == 3
+    assert len(list((tmp_path / "out/samples").glob("samples-*.parquet"))) == 3
 
 
 def test_columns_are_renamed_and_numbers_become_ids_and_labels(tmp_path):
@@ -100,11 +100,10 @@ def test_columns_are_renamed_and_numbers_become_ids_and_labels(tmp_path):
 def test_absent_values_are_null_in_every_format(tmp_path):
     rows = [*ROWS[:3], {"sample_id": "none", "video": "", "text": "", "emotion": ""}]
     write_csv(tmp_path, rows)
-    assert all_rows(project(tmp_path, "manifest.csv"))[-1] == {
-        **dict.fromkeys(("video", "audio", "text", "emotion", "start_s", "end_s")),
-        "sample_id": "none",
-        "split": split_of("none", SplitConfig()),
-    }
+    row = all_rows(project(tmp_path, "manifest.csv"))[-1]
+    absent = ("video", "audio", "text", "emotion", "start_s", "end_s")
+    assert {name: row[name] for name in absent} == dict.fromkeys(absent)
+    assert (row["group"], row["split"]) == ("none", split_of("none", SplitConfig()))
 
 
 def test_a_given_split_is_kept_and_a_missing_column_is_drawn_by_id(tmp_path):
@@ -150,7 +149,7 @@ def test_all_faults_come_at_once_with_their_lines(tmp_path):
         "line 8: emotion:",
     ):
         assert part in message
-    assert not (tmp_path / "out/features/_plan/_index.json").exists()
+    assert not (tmp_path / "out/samples/_index.json").exists()
 
 
 def test_many_faults_are_counted_and_the_first_shown(tmp_path):
@@ -197,27 +196,27 @@ def test_a_manifest_that_is_not_there(tmp_path):
     assert "no such manifest" in faults_of(project(tmp_path))
 
 
-def test_a_plan_is_taken_again_when_only_the_file_is_newer(tmp_path):
+def test_nothing_is_written_again_when_only_the_file_is_newer(tmp_path):
     write_jsonl(tmp_path, ROWS)
     config = project(tmp_path)
-    folder = config.path("features/_plan")
-    first = plan_samples(config, Storage(), folder)
-    written = [path.stat().st_mtime_ns for path in sorted(Path(folder).glob("samples-*"))]
+    first = make_index(config, Storage())
+    written = {path: path.stat().st_mtime_ns for path in Path(first.folder).glob("samples-*")}
     write_jsonl(tmp_path, ROWS)
-    again = plan_samples(config, Storage(), folder)
+    again = make_index(config, Storage())
     assert again.digest == first.digest
-    assert [path.stat().st_mtime_ns for path in sorted(Path(folder).glob("samples-*"))] == written
+    assert {path: path.stat().st_mtime_ns for path in Path(first.folder).glob("samples-*")} == written
 
 
-def test_changed_samples_are_refused_and_the_old_plan_is_kept(tmp_path):
-    write_jsonl(tmp_path, ROWS)
-    config = project(tmp_path)
-    before = all_rows(config)
-    write_jsonl(tmp_path, [*ROWS, {**ROWS[0], "sample_id": "new"}])
-    with pytest.raises(TableError, match="11 rows then, 12 now"):
-        plan_samples(config, Storage(), config.path("features/_plan"))
-    write_jsonl(tmp_path, ROWS)
-    assert all_rows(config) == before
+def test_what_stands_in_two_splits_is_noted_or_refused(tmp_path):
+    rows = [{**row, "video": "one.mp4", "split": ("train", "test")[i % 2]} for i, row in enumerate(ROWS)]
+    write_jsonl(tmp_path, rows)
+    (leak,) = make_index(project(tmp_path), Storage()).leaks
+    assert leak.startswith("1 group stands in several splits: 6 of 6 train rows, 5 of 5 test rows")
+    strict = project(tmp_path, "manifest.jsonl", "samples.split.strict=true", f"output={tmp_path}/strict")
+    assert "the splits are not apart (samples.split.strict)" in faults_of(strict)
+    assert not (tmp_path / "strict").exists()
+    drawn = project(tmp_path, "manifest.jsonl", "samples.split.strict=true", "samples.split.folds=3")
+    assert make_index(drawn, Storage()).leaks == []
 
 
 @pytest.mark.parametrize("write", [write_jsonl, write_csv, write_parquet])

@@ -10,7 +10,7 @@ import pytest
 
 from mmray.config import Config, load_config
 from mmray.errors import ConfigError, MediaError, SamplesError
-from mmray.samples.index import plan_samples
+from mmray.samples.index import Index, make_index
 from mmray.storage.filesystem import Storage
 
 CLIPS = {
@@ -37,19 +37,19 @@ extract: {{partition_samples: 4}}
     return load_config(path, overrides)
 
 
-def plan_of(config: Config):
-    return plan_samples(config, Storage(), config.path("features/_plan"))
+def index_of(config: Config) -> Index:
+    return make_index(config, Storage())
 
 
 def all_rows(config: Config) -> list[dict]:
-    plan = plan_of(config)
-    return [row for i in range(plan.partitions) for row in plan.read(Storage(), i).to_pylist()]
+    index = index_of(config)
+    return [row for i in index.partitions.tolist() for row in index.read(Storage(), i).to_pylist()]
 
 
 def faults_of(config: Config) -> str:
     with pytest.raises(SamplesError) as caught:
-        plan_of(config)
-    assert not Path(config.path("features/_plan/_index.json")).exists()
+        index_of(config)
+    assert not Path(config.path("samples/_index.json")).exists()
     return str(caught.value)
 
 
@@ -174,10 +174,10 @@ def test_a_damaged_shard_is_named_and_can_be_let_pass(tmp_path, damage):
     assert "shard-001" not in message
 
     config = project(tmp_path, f"{{shards: {tmp_path}/shard-*.tar, allow_damaged_shards: true}}")
-    plan = plan_of(config)
+    index = index_of(config)
     ids = [row["sample_id"] for row in all_rows(config)]
     assert ids == [key for key in CLIPS if key != "talks/clip2"]
-    (told,) = plan.damage
+    (told,) = index.notes
     assert told.startswith("shard-000.tar: ")
 
 
