@@ -3,14 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-unit test-all check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	$(BIN)/mmray demo --out runs/demo
 
+# What proves that it works: everything but the endurance rounds.
 test: $(VENV)/installed-dev
 	$(BIN)/pytest
+
+# What answers while one writes: no Ray, no S3 server.
+test-unit: $(VENV)/installed-dev
+	$(BIN)/pytest -m 'not (ray or s3 or kill or endurance)'
+
+# Many rounds of what `test` does a few of: kills at random points, thousands of mutated files, long sweeps.
+test-all: test
+	$(BIN)/pytest -m endurance
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@
     results = mmray.train(config)     # features → a fusion model and its metrics on the test split
     mmray.score(config)               # model + features → predictions
     mmray.report(config)              # all of it → one HTML page
+    frame = mmray.read(config).to_pandas()      # samples, features and predictions, a row a sample
 
 A stage takes a `Config` or the path of a YAML file, goes on where it was left, and returns its summary as
 plain values. With `address` (or RAY_ADDRESS) it runs on that Ray cluster, else on a Ray it starts here.
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from mmray.stages.score import score
     from mmray.stages.train import train
     from mmray.stages.tune import tune
+    from mmray.tables.read import read
 
 __all__ = [
     "Config",
@@ -56,6 +58,7 @@ __all__ = [
     "extract",
     "import_features",
     "load_config",
+    "read",
     "report",
     "run",
     "score",
@@ -63,7 +66,12 @@ __all__ = [
     "tune",
 ]
 
-_HOMES = {"Config": "mmray.config", "load_config": "mmray.config", "MmrayError": "mmray.errors"}
+_HOMES = {
+    "Config": "mmray.config",
+    "MmrayError": "mmray.errors",
+    "load_config": "mmray.config",
+    "read": "mmray.tables.read",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -170,7 +170,7 @@ def space_faults(config: Config) -> list[tuple[str, str]]:
             for changed, fault in (set_at(beside, dotted, value) for beside in fitting):
                 found = [fault] if fault else _type_faults(changed)
                 faults += [
-                    (f"tune.space.{dotted}", f"{value!r}: {message if at == dotted else f'{at} {message}'}")
+                    (f"tune.space.{dotted}", message if at == dotted else f"{value!r}: {at} {message}")
                     for at, message in found
                 ]
     return merged(faults)

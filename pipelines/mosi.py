@@ -1,6 +1,6 @@
-"""CMU-MOSI's utterance features and transcripts → what `configs/mosi.yaml` imports and extracts.
+"""CMU-MOSI: is an opinion positive or negative? Features that others made, and MiniLM's of the transcripts.
 
-    python configs/mosi_features.py ../shared/data/mosi runs/mosi
+    python pipelines/mosi.py ../shared/data/mosi runs/mosi MINILM_FOLDER [section.key=value …]
 
 writes `features.npz` (a row an utterance: id, split, sentiment, text [100], audio [73], video [100]) and
 `transcripts.jsonl` (sample_id, text, sentiment, split). The files are those of Poria et al. 2017, "Context-
@@ -17,6 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+import mmray
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 MODALITIES = ("text", "audio", "video")
 VALIDATION_VIDEOS = 13
 LABELS = ("negative", "positive")
@@ -53,21 +56,32 @@ def _part(folder: Path, split: str, transcripts: pd.DataFrame) -> dict[str, np.n
     }
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write what configs/mosi.yaml reads.")
+def main() -> None:
+    """Write both sources; extract sentences, import the features, compare the models."""
+    parser = argparse.ArgumentParser(description="CMU-MOSI: positive or negative, by features of others.")
     parser.add_argument("mosi", type=Path, help="folder with text/, audio/, video/ and transcripts.csv")
     parser.add_argument("out", type=Path, help="folder to write to")
-    arguments = parser.parse_args()
-    columns, texts = read(arguments.mosi)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(arguments.out / "features.npz", allow_pickle=False, **columns)
-    rows = zip(
-        columns["id"].tolist(), texts, columns["sentiment"].tolist(), columns["split"].tolist(), strict=True
+    parser.add_argument("sentences", help="folder of a sentence encoder (MiniLM), in Hugging Face format")
+    parser.add_argument("settings", nargs="*", help="section.key=value in place of the config's")
+    given = parser.parse_args()
+    columns, texts = read(given.mosi)
+    given.out.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(given.out / "features.npz", allow_pickle=False, **columns)
+    keys = ("sample_id", "text", "sentiment", "split")
+    values = (columns["id"].tolist(), texts, columns["sentiment"].tolist(), columns["split"].tolist())
+    lines = [json.dumps(dict(zip(keys, row, strict=True))) + "\n" for row in zip(*values, strict=True)]
+    (given.out / "transcripts.jsonl").write_text("".join(lines), encoding="utf-8")
+
+    text = {"output": str(given.out / "text"), "samples.manifest": str(given.out / "transcripts.jsonl")}
+    sentences = mmray.extract(
+        mmray.load_config(CONFIGS / "mosi_text.yaml", text | {"features.sentence.model": given.sentences})
     )
-    lines = [
-        json.dumps({"sample_id": name, "text": text, "sentiment": sentiment, "split": split}) + "\n"
-        for name, text, sentiment, split in rows
-    ]
-    (arguments.out / "transcripts.jsonl").write_text("".join(lines), encoding="utf-8")
-    counts = dict(zip(*np.unique(columns["split"], return_counts=True), strict=True))
-    print(f"{arguments.out}: {len(lines)} utterances, " + ", ".join(f"{k} {v}" for k, v in counts.items()))
+    places = [f"output={given.out / 'fusion'}", f"samples.manifest={given.out / 'features.npz'}"]
+    table = f"features.sentence.path={sentences['output']}"
+    config = mmray.load_config(CONFIGS / "mosi.yaml", [*places, table, *given.settings])
+    mmray.import_features(config)
+    print(Path(mmray.compare(config)["table"]).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,6 @@
-"""Spoken digits (FSDD) and written ones (MNIST), paired by label → the manifest of `configs/avmnist.yaml`.
+"""Spoken digits (FSDD) and written ones (MNIST), paired by label: which digit is it?
 
-    data=../shared/data
-    python configs/avmnist_pairs.py $data/fsdd/fsdd_recordings.tar.gz $data/mnist10k.npz runs/avmnist
+    python pipelines/avmnist.py FSDD.tar.gz MNIST.npz runs/avmnist [section.key=value …]
 
 writes a wav and a png a sample, and `manifest.jsonl` (sample_id, audio, image, digit, split). A recording
 `{digit}_{speaker}_{index}.wav` is in FSDD's own test split where index < 5, here in validation where it is
@@ -19,6 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import mmray
+
+CONFIG = Path(__file__).parents[1] / "configs/avmnist.yaml"
 SPLITS = {"test": range(5), "val": range(5, 10), "train": range(10, 50)}
 
 
@@ -58,16 +60,24 @@ def _digit_index_speaker(name: str) -> tuple[int, int, str]:
     return int(digit), int(index), speaker
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the media and the manifest of configs/avmnist.yaml.")
+def main() -> None:
+    """Write media and manifest, extract, compare the models."""
+    parser = argparse.ArgumentParser(description="Spoken and written digits, paired by label.")
     parser.add_argument("fsdd", type=Path, help="fsdd_recordings.tar.gz")
     parser.add_argument("mnist", type=Path, help=".npz with x [N, 28, 28] uint8 and y [N]")
     parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("settings", nargs="*", help="section.key=value in place of the config's")
     parser.add_argument("--per-label", type=int, default=240, help="training pairs of each digit")
-    arguments = parser.parse_args()
-    media = arguments.out / "media"
-    media.mkdir(parents=True, exist_ok=True)
-    made = list(rows(arguments.fsdd, arguments.mnist, media, arguments.per_label))
+    given = parser.parse_intermixed_args()
+    (given.out / "media").mkdir(parents=True, exist_ok=True)
+    made = rows(given.fsdd, given.mnist, given.out / "media", given.per_label)
     lines = "".join(json.dumps(row) + "\n" for row in made)
-    (arguments.out / "manifest.jsonl").write_text(lines, encoding="utf-8")
-    print(f"{arguments.out / 'manifest.jsonl'}: {len(made)} pairs")
+    (given.out / "manifest.jsonl").write_text(lines, encoding="utf-8")
+    places = [f"output={given.out / 'project'}", f"samples.manifest={given.out / 'manifest.jsonl'}"]
+    config = mmray.load_config(CONFIG, [*places, *given.settings])
+    mmray.extract(config)
+    print(Path(mmray.compare(config)["table"]).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

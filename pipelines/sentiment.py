@@ -1,6 +1,6 @@
-"""Generated opinions as plain files, a text, a jpg and a wav each → what `configs/sentiment.yaml` reads.
+"""The textbook example: text + picture + sound → sentiment, from plain files (here generated ones).
 
-    python configs/sentiment_samples.py runs/sentiment/data --samples 240
+    python pipelines/sentiment.py runs/sentiment [section.key=value …] [--samples 240]
 
 The samples are the demo's (`mmray.assets.clips`): a drawn face, here the last picture of its clip; tone
 pulses; a sentence. The picture shows pleasant or unpleasant, the sound aroused or quiet, the words hint at
@@ -16,7 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import mmray
 from mmray.assets.clips import SAMPLE_RATE_HZ, draw_frames, plan_clips, synthesize_sound
+
+CONFIG = Path(__file__).parents[1] / "configs/sentiment.yaml"
 
 
 def rows(folder: Path, samples: int) -> Iterator[dict]:
@@ -37,12 +40,23 @@ def rows(folder: Path, samples: int) -> Iterator[dict]:
         }
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the samples of configs/sentiment.yaml.")
+def main() -> None:
+    """Write samples and manifest, run the journey."""
+    parser = argparse.ArgumentParser(description="Text, picture and sound → sentiment.")
     parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("settings", nargs="*", help="section.key=value in place of the config's")
     parser.add_argument("--samples", type=int, default=240)
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row) + "\n" for row in rows(arguments.out, arguments.samples)]
-    (arguments.out / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
-    print(f"{arguments.out / 'manifest.jsonl'}: {len(lines)} samples")
+    given = parser.parse_intermixed_args()
+    data = given.out / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows(data, given.samples))
+    (data / "manifest.jsonl").write_text(lines, encoding="utf-8")
+    places = [f"output={given.out / 'project'}", f"samples.manifest={data / 'manifest.jsonl'}"]
+    summaries = mmray.run(mmray.load_config(CONFIG, [*places, *given.settings]))
+    for row in summaries["train"]["rows"]:
+        print(f"{row['model']:>12}  n={row['n']}  {row['metrics']}")
+    print(summaries["report"]["output"])
+
+
+if __name__ == "__main__":
+    main()
