@@ -5,9 +5,8 @@ with its dotted path and, for a misspelt key, a suggestion. Nothing here imports
 is answered in a fraction of a second.
 
     sections   the whole project; its parts, with their defaults, in
-               samples, targets, model, training, running
-               (a feature's are in mmray.features, in the file of its kind)
-    metrics    the metrics each target has, and which way they are better
+               samples, model, training, running
+               (features and targets are in mmray.features and mmray.targets, each in the file of its kind)
     values     YAML ⇄ plain values; values at dotted paths
     rules      what types cannot say
     explain    a fault in the user's words
@@ -38,20 +37,12 @@ from mmray.config.model import (
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, SplitConfig, StorageConfig
 from mmray.config.schema import Config
-from mmray.config.targets import (
-    ClassificationTarget,
-    MultilabelTarget,
-    OrdinalTarget,
-    RegressionTarget,
-    Target,
-)
 from mmray.config.training import CompareConfig, Space, TrainConfig, TuneConfig
 from mmray.features.kinds import Feature
 from mmray.settings import Section
 
 __all__ = [
     "BottleneckFusion",
-    "ClassificationTarget",
     "CompareConfig",
     "ConcatFusion",
     "Config",
@@ -67,11 +58,8 @@ __all__ = [
     "LowRankFusion",
     "MlpEncoder",
     "ModelConfig",
-    "MultilabelTarget",
-    "OrdinalTarget",
     "Readout",
     "RecurrentEncoder",
-    "RegressionTarget",
     "SamplesConfig",
     "ScoreConfig",
     "Section",
@@ -80,7 +68,6 @@ __all__ = [
     "SpatialFusion",
     "SplitConfig",
     "StorageConfig",
-    "Target",
     "TensorFusion",
     "TrainConfig",
     "TransformerEncoder",

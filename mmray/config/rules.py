@@ -3,7 +3,6 @@
 from pydantic import ValidationError
 
 from mmray.config.explain import did_you_mean, explain, merged
-from mmray.config.metrics import metric_names
 from mmray.config.samples import MEDIA_SOURCES
 from mmray.config.schema import Config
 from mmray.config.search import space_faults
@@ -39,8 +38,8 @@ def broken_rules(config: Config) -> list[tuple[str, str]]:
         if target not in config.targets:
             hint = did_you_mean(target, config.targets)
             faults.append(("train.monitor", f"no target is named {target!r}{hint}"))
-        elif metric not in metric_names(config.targets[target]):
-            allowed = ", ".join(f"{target}/{m}" for m in metric_names(config.targets[target]))
+        elif metric not in config.targets[target].metric_names:
+            allowed = ", ".join(f"{target}/{m}" for m in config.targets[target].metric_names)
             faults.append(("train.monitor", f"must be loss or one of {allowed}"))
     if isinstance(config.train.loss_weights, dict):
         for name in config.train.loss_weights.keys() - config.targets.keys():

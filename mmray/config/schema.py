@@ -5,11 +5,11 @@ from pydantic import Field
 from mmray.config.model import ModelConfig
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import MEDIA_SOURCES, SamplesConfig, StorageConfig
-from mmray.config.targets import Target
 from mmray.config.training import CompareConfig, TrainConfig, TuneConfig
 from mmray.features.imported import ImportedFeature
 from mmray.features.kinds import Feature
 from mmray.settings import FilePath, Name, Section
+from mmray.targets import AnyTarget
 
 
 class Config(Section):
@@ -19,7 +19,7 @@ class Config(Section):
     output: FilePath
     storage: StorageConfig = StorageConfig()
     samples: SamplesConfig
-    targets: dict[Name, Target] = {}
+    targets: dict[Name, AnyTarget] = {}
     features: dict[Name, Feature] = Field(min_length=1)
     extract: ExtractConfig = ExtractConfig()
     model: ModelConfig = ModelConfig()

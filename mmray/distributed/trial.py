@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmray.config import Config
-from mmray.config.metrics import lower_is_better
 from mmray.config.variants import varied
 from mmray.errors import MmrayError
 from mmray.storage.filesystem import Storage
+from mmray.targets import lower_is_better
 
 __all__ = ["run_trial"]
 

@@ -19,8 +19,12 @@ __all__ = ["FusedHeads", "Heads", "OrdinalHead", "Thresholds"]
 class Thresholds(int):
     """The C of an ordinal output: how many thresholds lie between its levels, one less than levels.
 
-    A number like any other C to a fusion, so that only `Heads` need know what it stands for.
+    A number like any other C to a fusion; a target's `width` with a `head` brings its own head.
     """
+
+    def head(self, width_in: int) -> nn.Module:
+        """A head of as many thresholds."""
+        return OrdinalHead(width_in, self)
 
 
 class OrdinalHead(nn.Module):
@@ -49,15 +53,13 @@ class OrdinalHead(nn.Module):
 
 
 class Heads(nn.Module):
-    """A linear layer for each target, ordinal where its C is `Thresholds`; `outputs` is {target: C}."""
+    """A linear layer for each target, or the head its C brings (`Thresholds`); `outputs` is {target: C}."""
 
     def __init__(self, width_in: int, outputs: Mapping[str, int]):
         super().__init__()
         self.targets = NamedModules(
             {
-                name: OrdinalHead(width_in, width)
-                if isinstance(width, Thresholds)
-                else nn.Linear(width_in, width)
+                name: width.head(width_in) if isinstance(width, Thresholds) else nn.Linear(width_in, width)
                 for name, width in outputs.items()
             }
         )

@@ -51,6 +51,7 @@ STYLE: dict[Any, Any] = {
 }
 MAX_WRITTEN_CLASSES = 16
 MAX_LETTERS = 24
+MAX_POINTS = 2000
 
 
 def to_svg(figure: Figure, name: str) -> str:
@@ -159,12 +160,14 @@ def labels_figure(scores: Mapping[str, tuple[float, float]], title: str) -> Figu
     return figure
 
 
-def scatter_figure(truth: Sequence[float], predicted: Sequence[float], title: str) -> Figure:
-    """Predicted numbers against the true ones, and the line on which they would be equal."""
+def scatter_figure(truth: np.ndarray, predicted: np.ndarray, title: str) -> Figure:
+    """Predicted numbers against the true ones (of some rows where there are many); the line of equality."""
+    some = np.unique(np.linspace(0, len(truth) - 1, min(len(truth), MAX_POINTS)).astype(np.int64))
+    truth, predicted = truth[some], predicted[some]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4, 3.8), layout="constrained")
         axes = figure.subplots()
-        low, high = min(*truth, *predicted), max(*truth, *predicted)
+        low, high = min(truth.min(), predicted.min()), max(truth.max(), predicted.max())
         axes.plot([low, high], [low, high], color=GREY, linestyle=":")
         axes.plot(truth, predicted, color=BLUE, alpha=0.6, linestyle="", marker="o", markersize=4)
         axes.set_aspect("equal")

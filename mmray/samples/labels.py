@@ -18,8 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmray.config import Target
-from mmray.tables.schemas import target_type
+from mmray.targets import Target
 
 __all__ = ["LabelColumn", "label", "number", "shown"]
 
@@ -89,7 +88,7 @@ class LabelColumn:
 
     def __init__(self, name: str, target: Target):
         self.name = name
-        self.kind = target_type(target)
+        self.kind = target.arrow_type
         self.classes: list[str] | None = getattr(target, "classes", None)
         self._spelled: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._nothing: Counter[str] = Counter()

@@ -19,7 +19,6 @@ import numpy as np
 
 from mmray import console
 from mmray.config import CompareConfig, Config, ConfigLike, TuneConfig, as_config, override
-from mmray.config.metrics import lower_is_better
 from mmray.distributed.admission import plan_compare
 from mmray.distributed.feeding import load_features
 from mmray.errors import MmrayError, TableError
@@ -27,6 +26,7 @@ from mmray.results.rows import number_or_null
 from mmray.stages.train import check_targets, up_to_date
 from mmray.storage.filesystem import Storage
 from mmray.tables.identity import hash_of
+from mmray.targets import known, lower_is_better
 
 __all__ = ["compare", "markdown"]
 
@@ -158,8 +158,6 @@ def run_one(data: Any, run: Run, storage: Storage, folder: str) -> None:
     """Fit one model on the shared features and write what it is worth."""
     import torch
 
-    from mmray.training.aggregate import row_scores
-    from mmray.training.codes import known
     from mmray.training.loop import fit
     from mmray.training.predict import model_outputs
 
@@ -171,9 +169,10 @@ def run_one(data: Any, run: Run, storage: Storage, folder: str) -> None:
     examples = spec.examples(test)
     outputs = model_outputs(result.model, examples, np.arange(len(test)), config.train.batch_size, "cpu")
     scores = {}
-    for name, codes in spec.targets.items():
+    for name, target in spec.targets.items():
         truth = examples.targets[name]
-        parts, wholes = row_scores(codes, outputs[name][known(truth)], truth[known(truth)])
+        predicted = target.decode(outputs[name][known(truth)])
+        parts, wholes = target.row_scores(predicted, truth[known(truth)])
         scores[name] = [parts.tolist(), wholes.tolist()]
     monitor = config.train.monitor
     monitored = result.best["val_loss" if monitor == "loss" else f"val/{monitor}"]

@@ -9,7 +9,7 @@ import csv
 import io
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -25,22 +26,12 @@ from mmray import __version__
 from mmray.config import (
     Config,
     ConfigLike,
-    MultilabelTarget,
-    OrdinalTarget,
-    RegressionTarget,
-    Target,
     as_config,
     dump_config,
 )
 from mmray.errors import TableError
-from mmray.results.plots import (
-    confusion_figure,
-    labels_figure,
-    scatter_figure,
-    scores_figure,
-    to_svg,
-    training_figure,
-)
+from mmray.results.plots import scores_figure, to_svg, training_figure
+from mmray.results.predictions import judged
 from mmray.samples.index import known_index
 from mmray.stages.compare import plots
 from mmray.stages.extract import extract_summary
@@ -49,14 +40,13 @@ from mmray.storage.filesystem import Storage
 from mmray.tables.features import Data as Tables
 from mmray.tables.features import complete_tables
 from mmray.tables.parts import read_partition, read_table
-from mmray.tables.schemas import errors_of, target_type
+from mmray.tables.schemas import errors_of
 
 __all__ = ["report", "write_report"]
 
 SPLITS = ("train", "val", "test")
 NO_SPLIT = "none"
 EXAMPLES = 5  # ids shown for a reason of failure
-POINTS = 2000  # drawn in a scatter plot
 LINES = 100  # shown of a long table
 
 
@@ -194,7 +184,7 @@ def _count(data: Data, config: Config, part: pa.Table, errors: list[dict]) -> No
     data.rows += part.num_rows
     data.splits.update(splits)
     for name, target in config.targets.items():
-        if not pa.types.is_floating(target_type(target)):
+        if not pa.types.is_floating(target.arrow_type):
             classes = data.classes.setdefault(name, defaultdict(Counter))
             for truth, split in zip(part[name].to_pylist(), splits):
                 for label in ["(unknown)"] if truth is None else _labels(truth):
@@ -275,55 +265,17 @@ def _predictions(config: Config, storage: Storage, folder: str) -> Predictions |
     summary = storage.read_json(f"{folder}/_summary.json")
     if summary is None:
         return None
-    pairs: dict[str, Counter] = {name: Counter() for name in config.targets}
-    counts: Counter[str] = Counter()
-    columns = [column for name in config.targets for column in (name, f"{name}_predicted")]
-    for part in read_table(storage, folder, ["split", *columns]):
-        test = part.filter(pa.array([split == "test" for split in part["split"].to_pylist()]))
-        for name, target in config.targets.items():
-            both = zip(test[name].to_pylist(), test[f"{name}_predicted"].to_pylist())
-            known = [pair for pair in both if None not in pair]
-            counts[name] += len(known)
-            kind = target_type(target)
-            if pa.types.is_list(kind):
-                known = [pair for truth, predicted in known for pair in _of_labels(truth, predicted)]
-            if not pa.types.is_floating(kind) or len(pairs[name]) < POINTS:
-                pairs[name].update(known)
-    plots = [
-        _svg(f"predictions-{name}", _prediction_figure(config.targets[name], name, counter))
-        for name, counter in pairs.items()
-        if counter
-    ]
-    return Predictions(summary, {name: counts[name] for name in config.targets}, plots)
+    counts, plots = {}, []
+    for name, found in judged(_of_split(read_table(storage, folder), "test")).items():
+        counts[name] = len(found.truth)
+        if len(found.truth):
+            figure = found.target.figure(found.predicted, found.truth, name)
+            plots.append(_svg(f"predictions-{name}", figure))
+    return Predictions(summary, counts, plots)
 
 
-def _of_labels(truth: list[str], predicted: list[str]) -> list[tuple[str, str]]:
-    """Two sets of classes → (class, hit | missed | wrong), one for each class of either."""
-    return [
-        (label, "hit" if label in truth and label in predicted else "missed" if label in truth else "wrong")
-        for label in {*truth, *predicted}
-    ]
-
-
-def _prediction_figure(target: Target, name: str, pairs: Counter) -> Figure:
-    """How often each pair was met: a confusion matrix or points of (truth, predicted), or bars by label."""
-    if isinstance(target, RegressionTarget) or (isinstance(target, OrdinalTarget) and not target.classes):
-        return scatter_figure([truth for truth, _ in pairs], [predicted for _, predicted in pairs], name)
-    if isinstance(target, MultilabelTarget):
-        labels = target.classes or sorted({label for label, _ in pairs})
-        return labels_figure({label: _scores(label, pairs) for label in labels}, name)
-    met = sorted({label for pair in pairs for label in pair})
-    classes: list[str] = [*(target.classes or met)]
-    counts = np.array([[pairs[truth, predicted] for predicted in classes] for truth in classes])
-    return confusion_figure(counts, classes, name)
-
-
-def _scores(label: str, pairs: Counter) -> tuple[float, float]:
-    """Precision and recall of a label; NaN where it is never predicted, or never true."""
-    hit, missed, wrong = (pairs[label, kind] for kind in ("hit", "missed", "wrong"))
-    return hit / (hit + wrong) if hit + wrong else math.nan, hit / (
-        hit + missed
-    ) if hit + missed else math.nan
+def _of_split(tables: Iterable[pa.Table], split: str) -> Iterator[pa.Table]:
+    return (table.filter(pc.equal(table["split"], split)) for table in tables)
 
 
 # ------------------------------------------------------------------------------------ the rest

@@ -115,8 +115,6 @@ def check_targets(config: Config, data: Any) -> None:
     Raises:
         SamplesError: where train or val is empty, or a label is not known from training.
     """
-    from mmray.training.fitting import fit_codes
-
     for split in ("train", "val"):
         if not (data.split == split).any():
             counts = {name: int((data.split == name).sum()) for name in ("train", "val", "test")}
@@ -125,7 +123,7 @@ def check_targets(config: Config, data: Any) -> None:
                 "manifest, or leave its split column out and set samples.split"
             )
     for name, target in config.targets.items():
-        fit_codes(name, target, data.targets[name], data.sample_ids, data.split == "train")
+        target.fit(name, data.targets[name], data.sample_ids, data.split == "train")
 
 
 def _fingerprint_of(storage: Storage, folder: str) -> str:

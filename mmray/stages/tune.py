@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from mmray.config import Config, ConfigLike, Space, as_config, dump_config
-from mmray.config.metrics import lower_is_better
 from mmray.config.search import choose, draws
 from mmray.config.variants import varied
 from mmray.distributed.admission import Pool, Workers, plan_memory, plan_tune
@@ -30,6 +29,7 @@ from mmray.errors import ConfigError, TableError
 from mmray.stages.train import check_targets, up_to_date
 from mmray.storage.filesystem import Storage
 from mmray.tables.identity import hash_of
+from mmray.targets import lower_is_better
 
 __all__ = ["tune"]
 

@@ -36,7 +36,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray.config import ClassificationTarget, MultilabelTarget, OrdinalTarget, RegressionTarget, Target
+from mmray.targets import Target
 
 __all__ = [
     "ERROR",
@@ -48,7 +48,6 @@ __all__ = [
     "prediction_schema",
     "ragged_from_column",
     "sample_schema",
-    "target_type",
     "vectors_to_column",
 ]
 
@@ -85,14 +84,6 @@ class FeatureShape:
         return pa.list_(pa.list_(number, self.dim))
 
 
-def target_type(target: Target) -> pa.DataType:
-    """Arrow type of a target's column: a class is a string, a set of them a list, a number a float64."""
-    if isinstance(target, MultilabelTarget):
-        return pa.list_(pa.string())
-    named = isinstance(target, ClassificationTarget) or (isinstance(target, OrdinalTarget) and target.classes)
-    return pa.string() if named else pa.float64()
-
-
 def sample_schema(
     sources: Sequence[str], targets: Mapping[str, Target], keep: Sequence[str] = ()
 ) -> pa.Schema:
@@ -105,7 +96,7 @@ def sample_schema(
             ("start_s", pa.float64()),
             ("end_s", pa.float64()),
             *((source, pa.string()) for source in sources),
-            *((name, target_type(target)) for name, target in targets.items()),
+            *((name, target.arrow_type) for name, target in targets.items()),
             *((name, pa.string()) for name in keep),
             pa.field("media_key", pa.string(), nullable=False),
         ]
@@ -138,12 +129,7 @@ def prediction_schema(targets: Mapping[str, Target]) -> pa.Schema:
     """Schema of the prediction table."""
     fields = [pa.field("sample_id", pa.string(), nullable=False), pa.field("split", pa.string())]
     for name, target in targets.items():
-        fields += [
-            pa.field(name, target_type(target)),
-            pa.field(f"{name}_predicted", target_type(target)),
-        ]
-        if not isinstance(target, RegressionTarget):
-            fields.append(pa.field(f"{name}_probabilities", pa.list_(pa.float32())))
+        fields += target.fields(name)
     fields += [
         pa.field("present", pa.list_(pa.string()), nullable=False),
         pa.field("model", pa.string(), nullable=False),

@@ -3,7 +3,7 @@
 The main metric of every target is a ratio of sums over rows (accuracy: right / 1; F1 of labels:
 2 TP / (2 TP + FP + FN)), so that a bootstrap can resample the rows' own parts.
 
-Shapes: N rows, C outputs, S seeds.
+Shapes: N rows, S seeds.
 """
 
 import math
@@ -11,21 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmray.training.codes import ClassCodes, LabelCodes, TargetCodes
-
-__all__ = ["bootstrap_interval", "mean_std", "row_scores"]
-
-
-def row_scores(codes: TargetCodes, outputs: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's part of the main metric, [N] float64 each: it is the sum of the first / sum of the second.
-
-    accuracy: (right, 1); mae: (absolute error, 1); f1_micro: (2 TP, 2 TP + FP + FN).
-    """
-    predicted = codes.predicted(outputs)
-    if isinstance(codes, LabelCodes):
-        return 2.0 * (truth * predicted).sum(1), (truth + predicted).sum(1).astype(float)
-    scores = predicted == truth if isinstance(codes, ClassCodes) else np.abs(predicted - truth)
-    return scores.astype(float), np.ones(len(truth))
+__all__ = ["bootstrap_interval", "mean_std"]
 
 
 def bootstrap_interval(
@@ -37,12 +23,12 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % interval of sum(parts) / sum(wholes), over resamples of groups of rows.
 
-    `parts`, `wholes`: `row_scores` of one model [N], or of one a seed on the same rows [S, N]: groups and
-    seeds are then both resampled and the seeds' ratios averaged, so that the interval is about what another
-    test set and another seed would give. `groups` [N]: rows of one group (a recording, a speaker) are drawn
-    together, since what is right of one is mostly right of the others: 20 recordings of 50 rows say about as
-    much as 20 rows, not 1,000 (Davison and Hinkley 1997, "Bootstrap methods and their application", 3.8).
-    Without it every row is a group. Undefined (NaN) of fewer than two.
+    `parts`, `wholes`: `FittedTarget.row_scores` of one model [N], or of one a seed on the same rows [S, N]:
+    groups and seeds are then both resampled and the seeds' ratios averaged, so that the interval is about
+    what another test set and another seed would give. `groups` [N]: rows of one group (a recording, a
+    speaker) are drawn together, since what is right of one is mostly right of the others: 20 recordings of
+    50 rows say about as much as 20 rows, not 1,000 (Davison and Hinkley 1997, "Bootstrap methods and their
+    application", 3.8). Without it every row is a group. Undefined (NaN) of fewer than two.
 
     Efron 1979, "Bootstrap methods: another look at the jackknife"; over two crossed factors: Owen 2007, "The
     pigeonhole bootstrap". The percentiles are those of Hesterberg 2015, "What teachers should know about the

@@ -20,9 +20,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mmray.config import Target
 from mmray.errors import TableError
-from mmray.tables.schemas import ragged_from_column, target_type
+from mmray.tables.schemas import ragged_from_column
+from mmray.targets import Target
 from mmray.training.times import spread, step_numbers, stored_times
 
 __all__ = ["Batch", "Examples", "FeatureSet", "Ragged", "epoch_batches"]
@@ -138,7 +138,7 @@ class FeatureSet:
                 name: Ragged(feature.values, feature.offsets, times[name]) for name, feature in values.items()
             },
             targets={
-                name: np.concatenate([_target(name, target, part.column(name)) for part in parts])
+                name: np.concatenate([target.read(name, part.column(name)) for part in parts])
                 for name, target in targets.items()
             },
             group=np.concatenate([_objects(part.column("group")) for part in parts])
@@ -170,13 +170,6 @@ def _objects(column: pa.ChunkedArray) -> np.ndarray:
     return np.array(column.to_pylist(), dtype=object)
 
 
-def _lists(column: pa.ChunkedArray) -> np.ndarray:
-    """[N] object: a list or None each (NumPy alone would make a matrix of equally long lists)."""
-    values = np.empty(len(column), dtype=object)
-    values[:] = column.to_pylist()
-    return values
-
-
 def _feature(name: str, columns: Sequence[pa.ChunkedArray]) -> Ragged:
     types = list(dict.fromkeys(column.type for column in columns))
     if not all(pa.types.is_list(kind) for kind in types):
@@ -185,17 +178,6 @@ def _feature(name: str, columns: Sequence[pa.ChunkedArray]) -> Ragged:
     if len({part.dim for part in parts}) > 1:
         raise TableError(f"feature {name} has several types: {', '.join(map(str, types))}")
     return Ragged.concatenate(parts)
-
-
-def _target(name: str, target: Target, column: pa.ChunkedArray) -> np.ndarray:
-    wanted = target_type(target)
-    try:
-        cast = column.cast(wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise TableError(f"target {name} ({target.kind}) cannot be read as {wanted}: {error}") from None
-    if pa.types.is_list(wanted):
-        return _lists(cast)
-    return _objects(cast) if pa.types.is_string(wanted) else cast.to_numpy()
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ __all__ = [
     "require_same_training",
 ]
 
-VERSION = 1
+VERSION = 2
 WEIGHTS, MODEL, VOCABULARY, TRAINER = "weights.pt", "model.json", "vocabulary.json", "trainer.pt"
 
 MAY_CHANGE = {"workers", "min_workers", "cpus_per_worker", "epochs", "patience", "baselines", "max_restarts"}

@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from mmray.config.metrics import main_metric
-from mmray.training.aggregate import bootstrap_interval, row_scores
+from mmray.targets import FittedTarget, Predicted, known
+from mmray.training.aggregate import bootstrap_interval
 from mmray.training.batches import Examples
-from mmray.training.codes import ClassCodes, LevelCodes, TargetCodes, known
 from mmray.training.losses import Objective, loss_divisors, loss_sums
-from mmray.training.metrics import confusion_matrix, target_metrics
 from mmray.training.spec import ModelSpec
 
 __all__ = ["test_report", "validation_metrics"]
@@ -25,9 +23,9 @@ def validation_metrics(
     sums = loss_sums(spec.targets, {name: torch.from_numpy(outputs[name]) for name in spec.targets}, truths)
     divisors = loss_divisors(spec.targets, examples.targets, rows)
     results = {"val_loss": objective.value({name: value.item() for name, value in sums.items()}, divisors)}
-    for name, codes in spec.targets.items():
+    for name, target in spec.targets.items():
         truth = examples.targets[name][rows]
-        metrics = target_metrics(codes, outputs[name][known(truth)], truth[known(truth)])
+        metrics = target.metrics(target.decode(outputs[name][known(truth)]), truth[known(truth)])
         results |= {f"val/{name}/{metric}": value for metric, value in metrics.items()}
     return results
 
@@ -55,31 +53,35 @@ def test_report(
     """
     present = present[test]
     report = {}
-    for name, codes in spec.targets.items():
+    for name, target in spec.targets.items():
         usable = known(examples.targets[name][test])
-        truth, output = examples.targets[name][test][usable], outputs[name][usable]
-        constant = np.tile(codes.prior(examples.targets[name][train]), (len(truth), 1))
+        truth, predicted = examples.targets[name][test][usable], target.decode(outputs[name][usable])
+        constant = np.tile(target.prior(examples.targets[name][train]), (len(truth), 1))
         heads = [modality for modality in spec.shapes if f"{modality}/{name}" in outputs]
         report[name] = {
             "rows": len(truth),
-            "metrics": target_metrics(codes, output, truth),
-            "main": main_metric(codes.target),
-            "interval": list(bootstrap_interval(*row_scores(codes, output, truth))),
-            "majority": target_metrics(codes, constant, truth),
+            "metrics": target.metrics(predicted, truth),
+            "main": target.target.metric_names[0],
+            "interval": list(bootstrap_interval(*target.row_scores(predicted, truth))),
+            "majority": target.metrics(target.decode(constant), truth),
             "heads": {
-                modality: target_metrics(codes, outputs[f"{modality}/{name}"][usable], truth)
+                modality: target.metrics(target.decode(outputs[f"{modality}/{name}"][usable]), truth)
                 for modality in heads
             },
-            "patterns": _by_pattern(codes, list(spec.shapes), present[usable], output, truth),
+            "patterns": _by_pattern(target, list(spec.shapes), present[usable], predicted, truth),
         }
-        if isinstance(codes, ClassCodes) or (isinstance(codes, LevelCodes) and codes.target.classes):
-            classes = len(codes.classes if isinstance(codes, ClassCodes) else codes.levels)
-            report[name]["confusion"] = confusion_matrix(codes.predicted(output), truth, classes).tolist()
+        confusion = target.confusion(predicted, truth)
+        if confusion is not None:
+            report[name]["confusion"] = confusion.tolist()
     return report
 
 
 def _by_pattern(
-    codes: TargetCodes, modalities: Sequence[str], present: np.ndarray, output: np.ndarray, truth: np.ndarray
+    target: FittedTarget,
+    modalities: Sequence[str],
+    present: np.ndarray,
+    predicted: Predicted,
+    truth: np.ndarray,
 ) -> list[dict]:
     """The metrics of the rows that have the same modalities; `present` [N, M] bool."""
     patterns, of_row, counts = np.unique(present, axis=0, return_inverse=True, return_counts=True)
@@ -87,7 +89,7 @@ def _by_pattern(
         {
             "present": [name for name, there in zip(modalities, patterns[i]) if there],
             "rows": int(counts[i]),
-            "metrics": target_metrics(codes, output[of_row == i], truth[of_row == i]),
+            "metrics": target.metrics(predicted[of_row == i], truth[of_row == i]),
         }
         for i in np.argsort(-counts, kind="stable")
     ]

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmray.config import ModelConfig, Target, TrainConfig
+from mmray.config import ModelConfig, TrainConfig
 from mmray.errors import MmrayError, SamplesError
 from mmray.fusion.model import FusionModel
+from mmray.targets import Target, known
 from mmray.training.batches import Examples, FeatureSet
 from mmray.training.checkpoint import Snapshot, load_snapshot, load_weights, require_same_training
-from mmray.training.codes import known
 from mmray.training.evaluation import test_report, validation_metrics
 from mmray.training.losses import Objective, loss_divisors, loss_sums
 from mmray.training.monitor import monitored, never_defined, standing, undefined_by_truths

@@ -14,40 +14,26 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmray.fusion.model import FusionModel
-from mmray.training.codes import ClassCodes, LabelCodes, LevelCodes, NumberCodes, TargetCodes, known
+from mmray.targets import FittedTarget
 from mmray.training.spec import ModelSpec
 
 __all__ = ["Objective", "loss_divisors", "loss_sums"]
 
 
 def loss_divisors(
-    targets: Mapping[str, TargetCodes], truths: Mapping[str, np.ndarray], rows: np.ndarray
+    targets: Mapping[str, FittedTarget], truths: Mapping[str, np.ndarray], rows: np.ndarray
 ) -> dict[str, float]:
     """{target: the summed weights of these rows}, 0 where no truth is known: what `loss_sums` is divided by.
 
     A row of unknown truth weighs 0, any other 1, or what its class is given.
     """
-    return {name: float(_row_weights(codes, truths[name][rows]).sum()) for name, codes in targets.items()}
-
-
-def _row_weights(codes: TargetCodes, encoded: np.ndarray) -> np.ndarray:
-    """Encoded truths → [N] float64."""
-    if isinstance(codes, ClassCodes) and codes.target.class_weights:
-        return np.append(_of_classes(codes, codes.target.class_weights), 0.0)[encoded]  # unknown: -1
-    return known(encoded).astype(float)
-
-
-def _of_classes(codes: ClassCodes | LabelCodes, weights: object) -> list[float]:
-    """The weights in the order of the classes."""
-    assert isinstance(weights, dict), "fitting gives every class its weight"
-    return [weights[label] for label in codes.classes]
+    return {name: float(target.row_weights(truths[name][rows]).sum()) for name, target in targets.items()}
 
 
 def loss_sums(
-    targets: Mapping[str, TargetCodes], outputs: Mapping[str, Tensor], truths: Mapping[str, Tensor]
+    targets: Mapping[str, FittedTarget], outputs: Mapping[str, Tensor], truths: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """{output: loss summed over the rows whose truth is known}; 0 with a zero gradient where none is.
 
@@ -60,7 +46,7 @@ def loss_sums(
         ordinal          binary cross-entropy of being above each threshold, summed over thresholds (CORAL)
     """
     return {
-        name: _loss_sum(targets[target_of(name)], y_BC.float(), truths[target_of(name)])
+        name: targets[target_of(name)].loss_sum(y_BC.float(), truths[target_of(name)])
         for name, y_BC in outputs.items()
         if target_of(name) in truths
     }
@@ -69,40 +55,6 @@ def loss_sums(
 def target_of(output: str) -> str:
     """The target an output of the model is about: `mood` of `mood` and `face/mood`."""
     return output.rpartition("/")[2]
-
-
-def _loss_sum(codes: TargetCodes, y_BC: Tensor, truth: Tensor) -> Tensor:
-    if isinstance(codes, ClassCodes):
-        weights = codes.target.class_weights
-        return F.cross_entropy(
-            y_BC,
-            truth,
-            weight=None if weights is None else y_BC.new_tensor(_of_classes(codes, weights)),
-            ignore_index=-1,
-            label_smoothing=codes.target.label_smoothing,
-            reduction="sum",
-        )
-    if isinstance(codes, LabelCodes):
-        weights = codes.target.positive_weights
-        losses_BC = F.binary_cross_entropy_with_logits(
-            y_BC,
-            truth.nan_to_num(),
-            pos_weight=None if weights is None else y_BC.new_tensor(_of_classes(codes, weights)),
-            reduction="none",
-        )
-        return torch.where(truth.isnan(), 0.0, losses_BC).mean(1).sum()
-    if isinstance(codes, LevelCodes):
-        levels = codes.level(truth)[:, None]
-        above_BK = (levels > torch.arange(y_BC.shape[1], device=levels.device)).to(y_BC)
-        losses_BK = F.binary_cross_entropy_with_logits(y_BC, above_BK, reduction="none")
-        return torch.where(levels < 0, 0.0, losses_BK).sum()
-    error = torch.where(truth.isnan(), 0.0, y_BC[:, 0] - codes.standardised(truth))
-    if codes.target.loss == "mse":
-        return error.square().sum()
-    nothing = torch.zeros_like(error)
-    if codes.target.loss == "mae":
-        return F.l1_loss(error, nothing, reduction="sum")
-    return F.huber_loss(error, nothing, reduction="sum")
 
 
 @dataclass(frozen=True)
@@ -138,8 +90,7 @@ class Objective:
         if not self.model.learned_weights:
             return self._fixed(target) * head * loss
         log_variance = self.model.get_parameter(f"log_variance_{target}")
-        codes = self.spec.targets[target]
-        factor = 0.5 if isinstance(codes, NumberCodes) and codes.target.loss == "mse" else 1.0
+        factor = 0.5 if self.spec.targets[target].squared_error else 1.0
         if output != target:
             return factor * (-log_variance.detach()).exp() * head * loss
         # Without a known truth nothing holds the log variance back: it rests.

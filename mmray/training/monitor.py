@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mmray.config.metrics import lower_is_better
-from mmray.training.codes import TargetCodes, known
-from mmray.training.metrics import target_metrics
+from mmray.targets import FittedTarget, known, lower_is_better
 
 __all__ = ["monitored", "never_defined", "standing", "undefined_by_truths"]
 
@@ -38,7 +36,7 @@ def standing(history: Sequence[Mapping[str, float]], monitor: str) -> dict[str, 
 
 
 def undefined_by_truths(
-    targets: Mapping[str, TargetCodes], truths: Mapping[str, np.ndarray], monitor: str
+    targets: Mapping[str, FittedTarget], truths: Mapping[str, np.ndarray], monitor: str
 ) -> str | None:
     """Why the monitor is undefined for these validation truths, whatever is predicted; None: it is not.
 
@@ -48,13 +46,13 @@ def undefined_by_truths(
     if monitor == "loss":
         return None
     name, _, metric = monitor.partition("/")
-    codes = targets[name]
+    target = targets[name]
     truth = truths[name][known(truths[name])]
-    outputs = np.random.default_rng(0).normal(size=(len(truth), codes.width)).astype(np.float32)
-    if not math.isnan(target_metrics(codes, outputs, truth)[metric]):
+    outputs = np.random.default_rng(0).normal(size=(len(truth), target.width)).astype(np.float32)
+    if not math.isnan(target.metrics(target.decode(outputs), truth)[metric]):
         return None
     return (
-        f"train.monitor {monitor} is undefined on the validation split: {_described(name, codes, truth)}; "
+        f"train.monitor {monitor} is undefined on the validation split: {_described(name, target, truth)}; "
         "set another train.monitor, or give the val split rows that it can judge"
     )
 
@@ -68,19 +66,19 @@ def never_defined(monitor: str, epochs: int) -> str:
     )
 
 
-def _described(name: str, codes: TargetCodes, truth: np.ndarray) -> str:
+def _described(name: str, target: FittedTarget, truth: np.ndarray) -> str:
     """The known truths in a few words."""
     if not len(truth):
         return f"{name} is unknown in all of its rows"
     rows = f"{len(truth)} rows with a known {name}"
-    classes: list[str] = getattr(codes, "classes", [])
+    if truth.ndim == 1 and truth.min() == truth.max():
+        return f"its {rows} all have the same"
+    classes = (target.names or []) if truth.dtype == np.int64 or truth.ndim == 2 else []
     counts = truth.sum(0) if truth.ndim == 2 else np.array([(truth == i).sum() for i in range(len(classes))])
     if missing := [label for label, count in zip(classes, counts) if not count]:
         return f"none of its {rows} has {_listed(missing)}"
     if always := [label for label, count in zip(classes, counts) if count == len(truth)]:
         return f"all of its {rows} have {_listed(always)}"
-    if len(truth) == 1 or truth.min() == truth.max():
-        return f"its {rows} all have the same"
     return f"it has {rows}"
 
 

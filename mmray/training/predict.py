@@ -3,7 +3,6 @@
 A row with nothing to see gets null predictions and a reason, never a guess that looks like one.
 """
 
-import json
 from dataclasses import dataclass
 from itertools import compress
 
@@ -11,17 +10,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mmray.config import RegressionTarget
 from mmray.fusion.model import FusionModel
-from mmray.tables.schemas import ERROR, prediction_schema, target_type
+from mmray.tables.schemas import ERROR, prediction_schema
+from mmray.targets import metadata_of
 from mmray.training.batches import Examples, FeatureSet
-from mmray.training.codes import NumberCodes
 from mmray.training.spec import ModelSpec
 
-__all__ = ["CLASSES_METADATA", "Predictor", "model_outputs"]
-
-CLASSES_METADATA = b"mmray.classes"
-"""Key of the prediction schema's metadata: {target: [class, …]} as JSON, the order of the probabilities."""
+__all__ = ["Predictor", "model_outputs"]
 
 
 @torch.inference_mode()
@@ -71,22 +66,18 @@ class Predictor:
             "model": pa.array([self.fingerprint] * len(data)),
             "error": _reasons(some, scored),
         }
-        for name, codes in self.spec.targets.items():
-            kind = target_type(targets[name])
+        for name, target in self.spec.targets.items():
+            kind = targets[name].arrow_type
+            predicted = target.decode(outputs[name])
             truth = data.targets.get(name, np.full(len(data), None))
             columns[name] = pa.array(truth, kind, from_pandas=True)
-            columns[f"{name}_predicted"] = pa.array(codes.for_table(outputs[name]), kind, mask=~scored)
-            if not isinstance(codes, NumberCodes):
-                probabilities = codes.probabilities(outputs[name]).tolist()
+            columns[f"{name}_predicted"] = pa.array(target.for_table(predicted.values), kind, mask=~scored)
+            if predicted.probabilities is not None:
+                probabilities = predicted.probabilities.tolist()
                 columns[f"{name}_probabilities"] = pa.array(probabilities, mask=~scored)
         schema = prediction_schema(targets)
         arrays = [columns[field.name].cast(field.type) for field in schema]
-        return pa.Table.from_arrays(arrays, schema=schema.with_metadata({CLASSES_METADATA: self._classes()}))
-
-    def _classes(self) -> bytes:
-        targets = self.spec.target_configs().items()
-        named = {n: t.classes for n, t in targets if not isinstance(t, RegressionTarget) and t.classes}
-        return json.dumps(named).encode()
+        return pa.Table.from_arrays(arrays, schema=schema.with_metadata(metadata_of(self.spec.targets)))
 
 
 def _reasons(some_present: np.ndarray, scored: np.ndarray) -> pa.Array:

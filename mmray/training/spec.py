@@ -10,26 +10,26 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmray.config import ModelConfig, Target, TrainConfig
+from mmray.config import ModelConfig, TrainConfig
 from mmray.errors import TableError
 from mmray.fusion.build import ModalityShape, build_model
 from mmray.fusion.model import FusionModel
+from mmray.targets import FittedTarget, Target, target_from_json
 from mmray.training.batches import Examples, FeatureSet
-from mmray.training.codes import TargetCodes, Vocabulary, codes_from_json, codes_to_json
-from mmray.training.fitting import fit_codes
 from mmray.training.statistics import Moments, Summary
+from mmray.training.vocabulary import Vocabulary
 
 __all__ = ["ModelSpec", "make_spec"]
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Both configs, the features with their shapes, the targets with their codes, the vocabularies."""
+    """Both configs, the features with their shapes, the targets as fitted, the vocabularies."""
 
     model: ModelConfig
     train: TrainConfig
     shapes: dict[str, ModalityShape]
-    targets: dict[str, TargetCodes]
+    targets: dict[str, FittedTarget]
     vocabularies: dict[str, Vocabulary]
     features_fingerprint: str
     """Of the feature table the model was trained on, as the caller names it."""
@@ -39,13 +39,13 @@ class ModelSpec:
         return build_model(
             self.model,
             self.shapes,
-            {name: codes.width for name, codes in self.targets.items()},
+            {name: target.width for name, target in self.targets.items()},
             learned_weights=self.train.loss_weights == "uncertainty",
         )
 
     def target_configs(self) -> dict[str, Target]:
         """The targets as a config would give them, classes named."""
-        return {name: codes.target for name, codes in self.targets.items()}
+        return {name: fitted.target for name, fitted in self.targets.items()}
 
     def examples(self, data: FeatureSet) -> Examples:
         """The rows of `data` as numbers; of the targets, those it has.
@@ -71,8 +71,8 @@ class ModelSpec:
     def encoded(self, data: FeatureSet) -> dict[str, np.ndarray]:
         """Of the targets, those that `data` has, as in `Batch`, [N] each."""
         return {
-            name: codes.encode(data.targets[name])
-            for name, codes in self.targets.items()
+            name: target.encode(data.targets[name])
+            for name, target in self.targets.items()
             if name in data.targets
         }
 
@@ -82,7 +82,7 @@ class ModelSpec:
             "model": self.model.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),
             "features": {name: vars(shape) for name, shape in self.shapes.items()},
-            "targets": {name: codes_to_json(codes) for name, codes in self.targets.items()},
+            "targets": {name: target.to_json() for name, target in self.targets.items()},
             "features_fingerprint": self.features_fingerprint,
         }
 
@@ -93,7 +93,7 @@ class ModelSpec:
             model=ModelConfig.model_validate(data["model"]),
             train=TrainConfig.model_validate(data["train"]),
             shapes={name: ModalityShape(**shape) for name, shape in data["features"].items()},
-            targets={name: codes_from_json(target) for name, target in data["targets"].items()},
+            targets={name: target_from_json(target) for name, target in data["targets"].items()},
             vocabularies={name: Vocabulary(tuple(words)) for name, words in vocabularies.items()},
             features_fingerprint=data["features_fingerprint"],
         )
@@ -124,8 +124,8 @@ def make_spec(
         else:
             vocabularies[name] = Vocabulary.build(summary)
             shapes[name] = ModalityShape("words", len(vocabularies[name]))
-    codes = {
-        name: fit_codes(name, target, data.targets[name], data.sample_ids, data.split == "train")
+    fitted = {
+        name: target.fit(name, data.targets[name], data.sample_ids, data.split == "train")
         for name, target in targets.items()
     }
-    return ModelSpec(model, train, shapes, codes, vocabularies, features_fingerprint)
+    return ModelSpec(model, train, shapes, fitted, vocabularies, features_fingerprint)

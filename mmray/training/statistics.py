@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mmray.errors import TableError
+from mmray.targets.base import usable_std
 from mmray.training.batches import Ragged
-from mmray.training.codes import usable_std
 
 __all__ = ["Moments", "Summary", "combined", "summarise"]
 

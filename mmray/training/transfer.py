@@ -14,7 +14,6 @@ from mmray.config.explain import did_you_mean
 from mmray.errors import ConfigError, TableError
 from mmray.fusion.model import UNKNOWN, FusionModel
 from mmray.fusion.named import NamedModules
-from mmray.training.codes import ClassCodes, LabelCodes, LevelCodes, TargetCodes
 from mmray.training.spec import ModelSpec
 
 __all__ = ["Transfer", "freeze", "parameters_of", "parts", "take_weights"]
@@ -122,7 +121,9 @@ def take_weights(
 
     """
     other_classes = [
-        name for name, codes in spec.targets.items() if _classes(codes) != _classes(saved.targets.get(name))
+        name
+        for name, target in spec.targets.items()
+        if name not in saved.targets or target.names != saved.targets[name].names
     ]
     result = Transfer()
     for name, own in model.state_dict().items():
@@ -144,13 +145,6 @@ def take_weights(
     if not result.taken:
         raise TableError(f"train.initialize_from: no weights fit this model; it {result}")
     return result
-
-
-def _classes(codes: TargetCodes | None) -> list | None:
-    """What a head's outputs stand for, in order; None of numbers."""
-    if isinstance(codes, ClassCodes | LabelCodes):
-        return list(codes.classes)
-    return list(codes.levels) if isinstance(codes, LevelCodes) else None
 
 
 def _take_words(own_VE: Tensor, spec: ModelSpec, saved: ModelSpec, feature: str, other_WE: Tensor) -> None:

@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from mmray.config import ClassificationTarget, ModelConfig, TrainConfig
+from mmray.config import ModelConfig, TrainConfig
+from mmray.targets import ClassificationTarget
 from mmray.training.batches import FeatureSet, Ragged
 from mmray.training.loop import fit
 

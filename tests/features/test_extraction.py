@@ -19,12 +19,7 @@ import torch
 from PIL import Image
 from scipy.io import wavfile
 
-from mmray.config import (
-    ClassificationTarget,
-    Feature,
-    StorageConfig,
-    Target,
-)
+from mmray.config import Feature, StorageConfig
 from mmray.decode.isolation import Sandbox
 from mmray.features.base import Step
 from mmray.features.device import Device
@@ -37,6 +32,7 @@ from mmray.features.tokens import TokensFeature
 from mmray.features.transformer_text import TextFeature
 from mmray.storage.filesystem import Storage
 from mmray.tables.schemas import feature_schema, sample_schema
+from mmray.targets import ClassificationTarget, Target
 
 RATE_HZ = 16_000
 FPS = 10

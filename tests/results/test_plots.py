@@ -62,7 +62,7 @@ def test_labels_have_two_bars():
 
 
 def test_scatter():
-    line, points = scatter_figure([0.0, 2.0], [1.0, -1.0], "t").axes[0].lines
+    line, points = scatter_figure(np.array([0.0, 2.0]), np.array([1.0, -1.0]), "t").axes[0].lines
     np.testing.assert_array_equal(points.get_xydata(), [[0.0, 1.0], [2.0, -1.0]])
     np.testing.assert_array_equal(line.get_xydata(), [[-1.0, -1.0], [2.0, 2.0]])
 

@@ -5,12 +5,12 @@ import math
 import pytest
 from pydantic import TypeAdapter
 
-from mmray.config import Target
 from mmray.samples.labels import LabelColumn, number, shown
+from mmray.targets import AnyTarget
 
 
 def column(kind: str, **settings) -> LabelColumn:
-    return LabelColumn("mood", TypeAdapter(Target).validate_python({"kind": kind, **settings}))
+    return LabelColumn("mood", TypeAdapter(AnyTarget).validate_python({"kind": kind, **settings}))
 
 
 def read(kind: str, cells: list, **settings) -> tuple[list, LabelColumn]:

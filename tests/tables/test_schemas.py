@@ -4,7 +4,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmray.config import ClassificationTarget, RegressionTarget
 from mmray.tables.schemas import (
     ERROR,
     FeatureShape,
@@ -15,6 +14,7 @@ from mmray.tables.schemas import (
     sample_schema,
     vectors_to_column,
 )
+from mmray.targets import ClassificationTarget, RegressionTarget
 
 TARGETS = {
     "emotion": ClassificationTarget(kind="classification"),

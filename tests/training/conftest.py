@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mmray.config import ClassificationTarget, MultilabelTarget, OrdinalTarget, RegressionTarget, Target
-from mmray.tables.schemas import FeatureShape, feature_schema, target_type, vectors_to_column
+from mmray.tables.schemas import FeatureShape, feature_schema, vectors_to_column
+from mmray.targets import ClassificationTarget, MultilabelTarget, OrdinalTarget, RegressionTarget, Target
 
 SHAPES = {
     "audio": FeatureShape(3),
@@ -62,7 +62,7 @@ def _with_every_target(table: pa.Table) -> pa.Table:
         "sentiment": [None if x is None else round(min(3, max(-3, x)), 1) for x in level],
     }
     for name, values in columns.items():
-        table = table.append_column(name, pa.array(values, target_type(EVERY_TARGET[name])))
+        table = table.append_column(name, pa.array(values, EVERY_TARGET[name].arrow_type))
     return table
 
 
@@ -96,7 +96,7 @@ def _make_table(n: int, seed: int = 0, missing: float = 0.2) -> pa.Table:
         columns[f"{name}_length"] = [0 if value is None else len(value) for value in values]
         columns[f"{name}_start_s"] = columns[f"{name}_step_s"] = [None] * n
     fields = [pa.field("sample_id", pa.string()), pa.field("split", pa.string())]
-    fields += [pa.field(name, target_type(target)) for name, target in TARGETS.items()]
+    fields += [pa.field(name, target.arrow_type) for name, target in TARGETS.items()]
     for name, shape in SHAPES.items():
         of_feature = feature_schema(name, shape)
         fields += [field for field in of_feature if field.name.startswith(name)]

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmray.config import ClassificationTarget, RegressionTarget
-from mmray.training.aggregate import bootstrap_interval, mean_std, row_scores
-from mmray.training.fitting import fit_codes
+from mmray.targets import ClassificationTarget, RegressionTarget
+from mmray.training.aggregate import bootstrap_interval, mean_std
 
 
 def test_mean_and_standard_deviation_are_over_n_minus_one():
@@ -20,13 +19,13 @@ def test_mean_and_standard_deviation_are_over_n_minus_one():
 
 def test_row_scores_average_to_the_main_metric():
     labels, train = np.array(["a", "b", "b", "a"], dtype=object), np.ones(4, bool)
-    codes = fit_codes("t", ClassificationTarget(kind="classification"), labels, labels, train)
+    codes = ClassificationTarget(kind="classification").fit("t", labels, labels, train)
     outputs = np.array([[2.0, 1.0], [2.0, 1.0], [0.0, 1.0], [0.0, 1.0]], np.float32)
-    parts, wholes = row_scores(codes, outputs, codes.encode(labels))
+    parts, wholes = codes.row_scores(codes.decode(outputs), codes.encode(labels))
     assert (parts.tolist(), wholes.tolist()) == ([1, 0, 1, 0], [1, 1, 1, 1])
     numbers = np.array([1.0, 3.0, 5.0, 7.0])
-    codes = fit_codes("t", RegressionTarget(kind="regression"), numbers, labels, train)
-    parts, _ = row_scores(codes, np.zeros((4, 1), np.float32), codes.encode(numbers))
+    codes = RegressionTarget(kind="regression").fit("t", numbers, labels, train)
+    parts, _ = codes.row_scores(codes.decode(np.zeros((4, 1), np.float32)), codes.encode(numbers))
     assert parts == pytest.approx([3, 1, 1, 3], rel=1e-6)
 
 

@@ -3,8 +3,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mmray.config import RegressionTarget
 from mmray.errors import TableError
+from mmray.targets import RegressionTarget
 from mmray.training.batches import Examples, FeatureSet, Ragged, epoch_batches
 
 FEATURES = ["audio", "video", "words"]

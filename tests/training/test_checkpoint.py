@@ -45,8 +45,8 @@ def test_weights_and_description_stand_alone(result, folder):
     weights = torch.load(folder / "weights.pt", weights_only=True)
     result.model.load_state_dict(weights)
     model = json.loads((folder / "model.json").read_text())
-    assert model["targets"]["mood"]["kind"] == "classification"
-    assert model["targets"]["mood"]["classes"] == ["high", "low"]
+    assert model["targets"]["mood"]["target"]["kind"] == "classification"
+    assert model["targets"]["mood"]["target"]["classes"] == ["high", "low"]
     assert model["features"]["audio"] == {"kind": "vectors", "size": 3}
     assert model["features_fingerprint"] == "f1"
     assert model["metrics"]["epoch"] == result.best["epoch"]

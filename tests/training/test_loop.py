@@ -3,11 +3,10 @@ import pytest
 import torch
 
 from mmray.config import ModelConfig, TrainConfig
-from mmray.config.metrics import lower_is_better, main_metric, metric_names
 from mmray.errors import MmrayError, SamplesError, TableError
+from mmray.targets import FittedRegression, lower_is_better
 from mmray.training.batches import FeatureSet, Ragged
 from mmray.training.checkpoint import load_snapshot
-from mmray.training.codes import NumberCodes
 from mmray.training.loop import FitResult, fit
 from mmray.training.predict import model_outputs
 
@@ -139,7 +138,7 @@ def test_reported_losses_are_those_of_the_weights(data, targets, tmp_path):
     examples = spec.examples(data)
     present = examples.present().any(1)
     score = spec.targets["score"]
-    assert isinstance(score, NumberCodes)
+    assert isinstance(score, FittedRegression)
 
     def loss(weights: dict[str, torch.Tensor], rows: np.ndarray) -> float:
         model = spec.build()
@@ -311,15 +310,15 @@ def test_every_kind_of_target_is_learned(of_every_kind, every_target):
     _, result = of_every_kind
     for name, target in every_target.items():
         report = result.test[name]
-        main = main_metric(target)
+        main = target.metric_names[0]
         sign = -1 if lower_is_better(main) else 1
         assert report["main"] == main
         assert sign * report["metrics"][main] > sign * report["majority"][main], name
         assert report["interval"][0] <= report["metrics"][main] <= report["interval"][1]
-        assert set(report["metrics"]) == set(report["majority"]) == set(metric_names(target))
+        assert set(report["metrics"]) == set(report["majority"]) == set(target.metric_names)
         assert set(report["heads"]) == set(FEATURES)
         assert any(head[main] != report["metrics"][main] for head in report["heads"].values())
-        assert all(f"val/{name}/{metric}" in result.best for metric in metric_names(target))
+        assert all(f"val/{name}/{metric}" in result.best for metric in target.metric_names)
 
 
 def test_patterns_share_out_the_test_rows(of_every_kind):

@@ -7,16 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from mmray.config import (
+from mmray.config import ModelConfig, TrainConfig
+from mmray.fusion.build import ModalityShape
+from mmray.targets import (
     ClassificationTarget,
-    ModelConfig,
+    FittedClassification,
+    FittedMultilabel,
+    FittedOrdinal,
+    FittedRegression,
+    FittedTarget,
     MultilabelTarget,
     OrdinalTarget,
     RegressionTarget,
-    TrainConfig,
 )
-from mmray.fusion.build import ModalityShape
-from mmray.training.codes import ClassCodes, LabelCodes, LevelCodes, NumberCodes, TargetCodes
 from mmray.training.losses import Objective, loss_divisors, loss_sums
 from mmray.training.spec import ModelSpec
 
@@ -24,27 +27,27 @@ NAN = math.nan
 CLASSES = ["a", "b", "c"]
 
 
-def classes(**settings) -> ClassCodes:
-    return ClassCodes(ClassificationTarget(kind="classification", classes=CLASSES, **settings))
+def classes(**settings) -> FittedClassification:
+    return FittedClassification(ClassificationTarget(kind="classification", classes=CLASSES, **settings))
 
 
-def labels(**settings) -> LabelCodes:
-    return LabelCodes(MultilabelTarget(kind="multilabel", classes=CLASSES, **settings))
+def labels(**settings) -> FittedMultilabel:
+    return FittedMultilabel(MultilabelTarget(kind="multilabel", classes=CLASSES, **settings))
 
 
-def numbers(**settings) -> NumberCodes:
-    return NumberCodes(RegressionTarget(kind="regression", **settings), 10.0, 2.0)
+def numbers(**settings) -> FittedRegression:
+    return FittedRegression(RegressionTarget(kind="regression", **settings), 10.0, 2.0)
 
 
 WEIGHTS = {"a": 0.5, "b": 3.0, "c": 1.0}
-SCORES = LevelCodes(OrdinalTarget(kind="ordinal", scale="sentiment"))
-LEVELS = LevelCodes(OrdinalTarget(kind="ordinal", classes=CLASSES))
+SCORES = FittedOrdinal(OrdinalTarget(kind="ordinal", scale="sentiment"))
+LEVELS = FittedOrdinal(OrdinalTarget(kind="ordinal", classes=CLASSES))
 INDICES = np.array([0, 2, -1, 1, -1, 0])
 SETS = np.array([[1, 0, 1], [0, 0, 0], [NAN] * 3, [0, 1, 1], [NAN] * 3, [1, 1, 1]], dtype=np.float32)
 VALUES = np.array([9.0, NAN, 12.5, NAN, 10.0, 4.0])
 
 
-def mean_loss(codes: TargetCodes, y: torch.Tensor, truth: np.ndarray) -> torch.Tensor:
+def mean_loss(codes: FittedTarget, y: torch.Tensor, truth: np.ndarray) -> torch.Tensor:
     sums = loss_sums({"t": codes}, {"t": y}, {"t": torch.from_numpy(truth)})
     return sums["t"] / loss_divisors({"t": codes}, {"t": truth}, np.arange(len(truth)))["t"]
 
@@ -110,7 +113,7 @@ def test_without_a_known_truth_loss_and_gradient_are_0(codes, truth):
 
 # ------------------------------------------------------------------------------------ several targets
 
-TARGETS: dict[str, TargetCodes] = {
+TARGETS: dict[str, FittedTarget] = {
     "mood": classes(class_weights=WEIGHTS, label_smoothing=0.1),
     "tags": labels(positive_weights=WEIGHTS),
     "score": numbers(),

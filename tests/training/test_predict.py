@@ -5,13 +5,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mmray.config import ClassificationTarget, ModelConfig, TrainConfig
+from mmray.config import ModelConfig, TrainConfig
 from mmray.errors import TableError
 from mmray.tables.schemas import FeatureShape, prediction_schema, vectors_to_column
+from mmray.targets import CLASSES_METADATA, ClassificationTarget
 from mmray.training.batches import FeatureSet
 from mmray.training.checkpoint import load_predictor
 from mmray.training.loop import fit
-from mmray.training.predict import CLASSES_METADATA, Predictor
+from mmray.training.predict import Predictor
 
 FEATURES = ["audio", "video", "words"]
 
@@ -162,7 +163,12 @@ def test_predictions_of_every_kind_of_target(make_table, every_target, with_ever
     for name in every_target:
         assert out[name].to_pylist() == table[name].to_pylist()
     classes = json.loads((out.schema.metadata or {})[CLASSES_METADATA])
-    assert classes == {"mood": ["high", "low"], "tags": ["odd", "up"], "grade": ["poor", "fair", "good"]}
+    assert classes == {
+        "mood": ["high", "low"],
+        "tags": ["odd", "up"],
+        "grade": ["poor", "fair", "good"],
+        "rating": ["-3", "-2", "-1", "0", "1", "2", "3"],
+    }
     assert [name for name in every_target if f"{name}_probabilities" not in out.schema.names] == [
         "score",
         "sentiment",

@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mmray.config import ModelConfig, RegressionTarget, TrainConfig
+from mmray.config import ModelConfig, TrainConfig
 from mmray.errors import MmrayError
+from mmray.targets import RegressionTarget
 from mmray.training.batches import FeatureSet
 from mmray.training.loop import FitResult, fit
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmray.config import ClassificationTarget, ModelConfig, TrainConfig
+from mmray.config import ModelConfig, TrainConfig
 from mmray.errors import ConfigError, TableError
+from mmray.targets import ClassificationTarget
 from mmray.training.batches import FeatureSet
 from mmray.training.checkpoint import load_snapshot
 from mmray.training.loop import FitResult, fit

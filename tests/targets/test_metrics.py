@@ -4,38 +4,52 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics as sk
+import torch
+from torchmetrics.functional import classification as tm
 
-from mmray.config import ClassificationTarget, MultilabelTarget, OrdinalTarget, RegressionTarget
-from mmray.config.metrics import lower_is_better, main_metric, metric_names
-from mmray.training.aggregate import bootstrap_interval, mean_std, row_scores
-from mmray.training.codes import ClassCodes, LabelCodes, LevelCodes, NumberCodes, TargetCodes
-from mmray.training.metrics import (
+from mmray.targets import (
+    ClassificationTarget,
+    FittedClassification,
+    FittedMultilabel,
+    FittedOrdinal,
+    FittedRegression,
+    FittedTarget,
+    MultilabelTarget,
+    OrdinalTarget,
+    RegressionTarget,
+    lower_is_better,
+)
+from mmray.targets.metrics import (
     class_metrics,
     confusion_matrix,
     label_metrics,
     level_metrics,
     number_metrics,
     sentiment_metrics,
-    target_metrics,
 )
+from mmray.training.aggregate import bootstrap_interval, mean_std
 
-CODES: dict[str, TargetCodes] = {
-    "classification": ClassCodes(ClassificationTarget(kind="classification", classes=["a", "b", "c", "d"])),
-    "multilabel": LabelCodes(MultilabelTarget(kind="multilabel", classes=["a", "b", "c"], threshold=0.4)),
-    "regression": NumberCodes(RegressionTarget(kind="regression"), 1.0, 2.0),
-    "ordinal": LevelCodes(OrdinalTarget(kind="ordinal", classes=["a", "b", "c", "d"])),
-    "sentiment": NumberCodes(RegressionTarget(kind="regression", scale="sentiment"), 0.5, 1.5),
-    "sentiment levels": LevelCodes(OrdinalTarget(kind="ordinal", scale="sentiment")),
+CODES: dict[str, FittedTarget] = {
+    "classification": FittedClassification(
+        ClassificationTarget(kind="classification", classes=["a", "b", "c", "d"])
+    ),
+    "multilabel": FittedMultilabel(
+        MultilabelTarget(kind="multilabel", classes=["a", "b", "c"], threshold=0.4)
+    ),
+    "regression": FittedRegression(RegressionTarget(kind="regression"), 1.0, 2.0),
+    "ordinal": FittedOrdinal(OrdinalTarget(kind="ordinal", classes=["a", "b", "c", "d"])),
+    "sentiment": FittedRegression(RegressionTarget(kind="regression", scale="sentiment"), 0.5, 1.5),
+    "sentiment levels": FittedOrdinal(OrdinalTarget(kind="ordinal", scale="sentiment")),
 }
 
 
-def drawn(codes: TargetCodes, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def drawn(codes: FittedTarget, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Outputs and encoded truths of n rows."""
     rng = np.random.default_rng(seed)
     outputs = rng.normal(size=(n, codes.width)).astype(np.float32)
-    if isinstance(codes, LabelCodes):
+    if isinstance(codes, FittedMultilabel):
         return outputs, rng.integers(0, 2, outputs.shape).astype(np.float32)
-    if isinstance(codes, ClassCodes) or (codes.target.kind == "ordinal" and codes.target.scale is None):
+    if codes.target.arrow_type == "string":
         return outputs, rng.integers(0, 4, n)
     return outputs, rng.integers(-6, 7, n) / 2
 
@@ -52,7 +66,16 @@ def test_class_metrics_are_scikit_learns(missing_class):
         scores = sk.precision_recall_fscore_support(truth, predicted, average=average)
         expected |= {f"{k}_{average}": v for k, v in zip(("precision", "recall", "f1"), scores)}
     auroc = math.nan if missing_class else sk.roc_auc_score(truth, p, multi_class="ovr", average="macro")
-    assert class_metrics(p, truth) == pytest.approx({**expected, "auroc": auroc}, abs=1e-6, nan_ok=True)
+    one_hot = np.eye(4)[truth]
+    expected |= {
+        "auroc": auroc,
+        "nll": sk.log_loss(truth, p, labels=range(4)),
+        "brier": np.mean([sum((p[i] - one_hot[i]) ** 2) for i in range(200)]),
+    }
+    ours = class_metrics(p, predicted, truth)
+    theirs = tm.multiclass_calibration_error(torch.from_numpy(p), torch.from_numpy(truth), 4, n_bins=15)
+    assert ours["ece"] == pytest.approx(float(theirs), abs=1e-6)
+    assert {name: ours[name] for name in expected} == pytest.approx(expected, abs=1e-12, nan_ok=True)
     np.testing.assert_array_equal(
         confusion_matrix(predicted, truth, 4), sk.confusion_matrix(truth, predicted, labels=range(4))
     )
@@ -62,7 +85,9 @@ def test_auroc_of_two_classes_with_ties_is_the_share_of_pairs_in_order():
     p = np.array([0.1, 0.4, 0.4, 0.8, 0.4])
     truth = np.array([0, 0, 1, 1, 0])
     pairs = [(a > b) + (a == b) / 2 for a in p[truth == 1] for b in p[truth == 0]]
-    assert class_metrics(np.stack([1 - p, p], 1), truth)["auroc"] == pytest.approx(np.mean(pairs))
+    assert class_metrics(np.stack([1 - p, p], 1), (p > 0.5).astype(int), truth)["auroc"] == pytest.approx(
+        np.mean(pairs)
+    )
 
 
 @pytest.mark.parametrize("classes", [1, 3])
@@ -79,7 +104,14 @@ def test_label_metrics_are_scikit_learns(classes):
         "subset_accuracy": sk.accuracy_score(truth, predicted),
         "hamming_loss": sk.hamming_loss(truth, predicted),
         "auroc": sk.roc_auc_score(truth, p, average="macro"),
+        "nll": np.mean([sk.log_loss(truth[:, c], p[:, c]) for c in range(classes)]),
+        "brier": np.mean([sk.brier_score_loss(truth[:, c], p[:, c]) for c in range(classes)]),
     }
+    ece = label_metrics(p, predicted, truth).pop("ece")
+    confident = torch.from_numpy(np.stack([1 - p.ravel(), p.ravel()], 1))
+    theirs = tm.multiclass_calibration_error(confident, torch.from_numpy(truth.ravel()), 2, n_bins=15)
+    assert ece == pytest.approx(float(theirs), abs=1e-6)
+    expected["ece"] = ece
     assert label_metrics(p, predicted, truth) == pytest.approx(expected, abs=1e-6)
     truth[:, 0] = 1
     assert math.isnan(label_metrics(p, predicted, truth)["auroc"])
@@ -171,11 +203,11 @@ def test_sentiment_of_true_zeros_only_has_no_sides_without_zero():
 
 def test_truths_of_a_target_reach_the_metrics_exactly():
     """A 0 that became -1e-9 on the way through the standardisation would change its side."""
-    codes = NumberCodes(RegressionTarget(kind="regression", scale="sentiment"), 0.37, 1.41)
+    codes = FittedRegression(RegressionTarget(kind="regression", scale="sentiment"), 0.37, 1.41)
     truth = codes.encode(np.array([0.0, 1.0, -1.0, 0.0]))
     outputs = np.array([[1.0], [1.0], [-3.0], [1.0]], dtype=np.float32)
-    assert target_metrics(codes, outputs, truth)["acc2_has0"] == 1
-    assert target_metrics(codes, outputs, truth)["acc2_non0"] == 1
+    assert codes.metrics(codes.decode(outputs), truth)["acc2_has0"] == 1
+    assert codes.metrics(codes.decode(outputs), truth)["acc2_non0"] == 1
 
 
 # ------------------------------------------------------------------------------------ every target
@@ -185,30 +217,32 @@ def test_truths_of_a_target_reach_the_metrics_exactly():
 def test_every_target_has_the_metrics_its_config_names(kind):
     codes = CODES[kind]
     outputs, truth = drawn(codes, 60)
-    values = target_metrics(codes, outputs, truth)
-    assert set(values) == set(metric_names(codes.target))
+    values = codes.metrics(codes.decode(outputs), truth)
+    assert set(values) == set(codes.target.metric_names)
     assert all(math.isfinite(value) for value in values.values())
-    nothing = target_metrics(codes, outputs[:0], truth[:0])
+    nothing = codes.metrics(codes.decode(outputs[:0]), truth[:0])
     assert nothing.keys() == values.keys()
     assert all(math.isnan(value) for value in nothing.values())
-    assert all(math.isfinite(v) for v in target_metrics(codes, outputs[:1], truth[:1]).values()) is False
+    alone = codes.metrics(codes.decode(outputs[:1]), truth[:1])
+    assert not all(math.isfinite(value) for value in alone.values())
 
 
 @pytest.mark.parametrize("kind", CODES)
 def test_row_scores_make_up_the_main_metric(kind):
     codes = CODES[kind]
     outputs, truth = drawn(codes, 50)
-    parts, wholes = row_scores(codes, outputs, truth)
-    main = target_metrics(codes, outputs, truth)[main_metric(codes.target)]
+    parts, wholes = codes.row_scores(codes.decode(outputs), truth)
+    main = codes.metrics(codes.decode(outputs), truth)[codes.target.metric_names[0]]
     assert parts.sum() / wholes.sum() == pytest.approx(main, abs=1e-6)
     low, high = bootstrap_interval(parts, wholes)
     assert low < main < high
 
 
 def test_one_class_is_always_right():
-    codes = ClassCodes(ClassificationTarget(kind="classification", classes=["a"]))
-    values = target_metrics(codes, np.zeros((4, 1), dtype=np.float32), np.zeros(4, dtype=np.int64))
+    codes = FittedClassification(ClassificationTarget(kind="classification", classes=["a"]))
+    values = codes.metrics(codes.decode(np.zeros((4, 1), np.float32)), np.zeros(4, np.int64))
     assert math.isnan(values.pop("auroc"))
+    assert [values.pop(name) for name in ("nll", "brier", "ece")] == pytest.approx([0, 0, 0], abs=1e-6)
     assert set(values.values()) == {1.0}
 
 
