@@ -19,7 +19,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
-__all__ = ["err", "failure_table", "out", "patterns_table", "progress", "results_table", "show_results"]
+__all__ = [
+    "err",
+    "failure_table",
+    "out",
+    "patterns_table",
+    "progress",
+    "results_table",
+    "show_results",
+]
 
 LINE_S = 30.0  # between two lines of progress in a log
 MAIN_METRICS = ("accuracy", "f1_macro", "f1_micro", "mae", "correlation", "acc2_non0", "acc7")
@@ -185,7 +193,7 @@ def _show_extract(summary: Mapping[str, Any]) -> None:
     if summary["retried"]:
         out.print(f"  retried  {summary['retried']} rows, {summary['recovered']} of them whole now")
     for note in summary["notes"]:
-        out.print(f"  note     {note}", markup=False)
+        out.print(f"  note     {note}", markup=False, soft_wrap=True)
     out.print(f"  failed   {summary['failed_rows']} rows")
     if summary["failures"]:
         out.print(failure_table(summary["failures"]))

@@ -17,14 +17,15 @@ class ImportedFeature(FeatureSettings):
     kind: Literal["imported"]
     source: Literal["features"] = "features"
     path: FilePath | None = None
-    """A .pkl, .npz, .h5, .csv, .jsonl or .parquet file, or the folder of a feature table, joined by
-    `sample_id`; default: samples.manifest itself."""
+    """A .pkl, .npz, .npy, .h5, .json, .csv, .jsonl or .parquet file, a folder of .npy files, or that of a
+    feature table, joined by `sample_id`; `{split}` stands for each split's name; default: the manifest."""
     array: str | None = None
     """Its name there; default: the feature's own. A table may have it as numbered columns, text_0, text_1."""
-    lengths: str | None = None
-    """The array of how many steps of each row are real; default: `<array>_lengths`, where there is one."""
+    lengths: str | Literal[False] | None = None
+    """The array of how many steps of each row are real; default: `<array>_lengths`, where there is one;
+    false: none."""
     trim_zeros: bool = True
-    """Where there are no lengths: steps at the end that are all zero are padding."""
+    """Where there are no lengths: steps in front and at the end that are all zero are padding."""
     context: str | None = None
     """A pattern of sample ids with two groups, recording and place: `(.+)_([0-9]+)`. A row then holds the
     vectors of all samples of its recording (and split) in their order, its own at time 0."""

@@ -20,9 +20,12 @@ from mmray import console
 from mmray.config import Config, ConfigLike, as_config
 from mmray.errors import MediaError, TableError
 from mmray.features.imported import ImportedFeature
-from mmray.samples.arrays import Columns, is_manifest, read_columns
-from mmray.samples.imported import ImportedStep, in_context, sample_ids, samples, steps
+from mmray.samples.arrays import is_manifest, read_arrays
+from mmray.samples.context import in_context
+from mmray.samples.imported import Found, ImportedStep, samples
 from mmray.samples.index import Index, make_index
+from mmray.samples.matching import Wanted, feature_of
+from mmray.samples.trees import Arrays
 from mmray.stages.extract import extraction_summary, finish
 from mmray.storage.filesystem import Storage
 from mmray.tables.accounting import Tally, notes_of
@@ -48,12 +51,12 @@ def import_features(config: ConfigLike) -> dict[str, Any]:
     if extracted := [name for name, feature in config.features.items() if feature.kind != "imported"]:
         raise TableError(f"features {', '.join(extracted)} are not imported; run `mmray extract`")
     storage, start = Storage(config.storage), time.perf_counter()
-    sources: dict[str, Columns] = {}
+    sources: dict[str, Arrays] = {}
     index = _index(config, storage, sources)
     complete = complete_tables(config, storage, index)
     missing = [name for name in config.features if name not in complete]
     tables = {**complete, **tables_to_make(config, missing, "cpu")}
-    made = _columns(config, storage, index, missing, sources)
+    made, odd = _columns(config, storage, index, missing, sources)
     tally = Tally(list(config.features))
     there = {name: done_partitions(storage, table.folder) for name, table in complete.items()}
     streams = {name: states(storage, index, complete[name], there[name]) for name in complete}
@@ -72,15 +75,16 @@ def import_features(config: ConfigLike) -> dict[str, Any]:
     tally.check_budget(config.extract.max_failed_fraction, index.rows)
     for table in tables.values():
         finish(storage, index, table, tally)
-    return extraction_summary(config, index, tables, tally, time.perf_counter() - start)
+    summary = extraction_summary(config, index, tables, tally, time.perf_counter() - start)
+    return {**summary, "notes": [*index.notes, *dict.fromkeys(odd)]}
 
 
-def _index(config: Config, storage: Storage, sources: dict[str, Columns]) -> Index:
+def _index(config: Config, storage: Storage, sources: dict[str, Arrays]) -> Index:
     """The index; of a file of arrays the samples are written as a manifest first."""
     manifest = config.samples.manifest
     if not isinstance(manifest, str) or (is_manifest(manifest) and not done_partitions(storage, manifest)):
         return make_index(config, storage)
-    sources[manifest] = read_columns(manifest, storage)
+    sources[manifest] = read_arrays(manifest, storage, _names(config))
     sets = [name for name, target in config.targets.items() if target.kind == "multilabel"]
     rows = samples(sources[manifest], config.samples.columns, list(config.targets), sets)
     sink = io.BytesIO()
@@ -92,21 +96,28 @@ def _index(config: Config, storage: Storage, sources: dict[str, Columns]) -> Ind
 
 
 def _columns(
-    config: Config, storage: Storage, index: Index, missing: list[str], sources: dict[str, Columns]
-) -> dict[str, tuple[FeatureShape, Iterator[Step]]]:
-    """{feature: what it holds, and the feature of every sample} of the features that are missing."""
+    config: Config, storage: Storage, index: Index, missing: list[str], sources: dict[str, Arrays]
+) -> tuple[dict[str, tuple[FeatureShape, Iterator[Step]]], list[str]]:
+    """{missing feature: what it holds, and the feature of every sample}; and what is odd about them."""
     if not missing:
-        return {}
-    table = index.small(storage, ["sample_id", "split"])
+        return {}, []
+    table = index.small(storage, ["sample_id", "split", "start_s", "end_s"])
     ids, splits = table["sample_id"].to_pylist(), table["split"].to_pylist()
-    made = {}
+    made, notes = {}, []
     for name in missing:
         feature = config.features[name]
         assert isinstance(feature, ImportedFeature), name
-        found = _of_samples(config, storage, name, feature, ids, sources)
+        found, odd = _of_samples(config, storage, name, feature, table, sources)
+        notes += odd
         column = in_context(feature.context, ids, splits, found) if feature.context else iter(found)
         made[name] = (_shape(name, feature, found), column)
-    return made
+    return made, notes
+
+
+def _names(config: Config) -> list[str]:
+    """The names that the config asks for, where they may be those of arrays."""
+    features = [getattr(feature, "array", None) or name for name, feature in config.features.items()]
+    return [*config.samples.columns.values(), *config.targets, *features, "split"]
 
 
 def _of_samples(
@@ -114,25 +125,19 @@ def _of_samples(
     storage: Storage,
     name: str,
     feature: ImportedFeature,
-    ids: list[str],
-    sources: dict[str, Columns],
-) -> list[Step]:
-    """A feature of every sample, in their order; `absent` where its source has no such id."""
-    path = config.imported_from(feature)
+    table: pa.Table,
+    sources: dict[str, Arrays],
+) -> Found:
+    """A feature of every sample of `table`, in their order, and what is odd about them."""
+    path, manifest = config.imported_from(feature), config.samples.manifest
     if path not in sources:
-        sources[path] = read_columns(path, storage)
-    renamed = config.samples.columns if path == config.samples.manifest else {}
-    theirs = sample_ids(sources[path], renamed)
-    if len(set(theirs)) < len(theirs):
-        raise TableError(f"features.{name}: {path} has several rows of the same id")
-    by_id = dict(zip(theirs, steps(name, feature, sources[path]), strict=True))
-    if not by_id.keys() & set(ids):
-        raise TableError(
-            f"features.{name}: none of the ids in {path} ({', '.join(theirs[:3])} …) is one of the samples' "
-            f"({', '.join(ids[:3])} …)"
-        )
-    absent = MediaError("absent", f"{path} has no such sample")
-    return [by_id.get(sample_id, absent) for sample_id in ids]
+        sources[path] = read_arrays(path, storage, _names(config))
+    named = {column: table[column].to_pylist() for column in ("sample_id", "split", "start_s", "end_s")}
+    own = sources.get(manifest) if isinstance(manifest, str) else None
+    wanted = Wanted(
+        named["sample_id"], named["split"], named["start_s"], named["end_s"], own, config.samples.columns
+    )
+    return feature_of(name, feature, sources[path], wanted)
 
 
 def _shape(name: str, feature: ImportedFeature, found: list[Step]) -> FeatureShape:

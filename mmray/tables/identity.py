@@ -26,6 +26,7 @@ from mmray.errors import TableError
 from mmray.features.imported import ImportedFeature
 from mmray.features.kinds import Feature, kind_of
 from mmray.features.weights import weights_fingerprint, with_local_weights
+from mmray.samples.arrays import source_files
 from mmray.settings import deciding
 from mmray.storage.filesystem import Storage
 from mmray.tables.parts import done_partitions
@@ -110,7 +111,7 @@ def environment(config: Config, feature: Feature, device: str) -> dict[str, Any]
 
 
 def _content_of(config: Config, source: str) -> str:
-    """What an imported feature was read from: a file's sha256, or a feature table's own fingerprint.
+    """What an imported feature was read from: the sha256 of its files, or a feature table's own fingerprint.
 
     Raises:
         StorageError, TableError: where it is not there, or not finished.
@@ -121,9 +122,16 @@ def _content_of(config: Config, source: str) -> str:
         if summary is None:
             raise TableError(f"{source}: there is no finished feature table here")
         return f"table:{summary['fingerprint']}:{summary['content']}"
-    filesystem, path = storage.filesystem(source)
-    with storage.faults(source), filesystem.open(path, "rb") as opened:
-        return f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()[:16]}"  # pyright: ignore
+    files = [uri for uris in source_files(source, storage).values() for uri in uris]
+    digests = []
+    for uri in files:
+        filesystem, path = storage.filesystem(uri)
+        with storage.faults(uri), filesystem.open(path, "rb") as opened:
+            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())  # pyright: ignore
+    content = (
+        digests[0] if len(digests) == 1 else hash_of([[uri.rpartition("/")[2] for uri in files], digests])
+    )
+    return f"sha256:{content[:16]}"
 
 
 # ------------------------------------------------------------------------------------ rows

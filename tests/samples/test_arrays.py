@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmray.errors import SamplesError
-from mmray.samples.arrays import read_columns
+from mmray.samples.arrays import read_arrays
 from mmray.storage.filesystem import Storage
 
 ROWS = {"train": 5, "valid": 3, "test": 2}
@@ -37,7 +37,7 @@ def test_a_pickle_of_splits_is_the_arrays_it_was_made_of(tmp_path, protocol):
     path = tmp_path / "set.pkl"
     whole = {split: {**part, "audio_lengths": [4] * ROWS[split]} for split, part in PARTS.items()}
     path.write_bytes(pickle.dumps(whole, protocol=protocol))
-    columns = read_columns(str(path), Storage())
+    columns = read_arrays(str(path), Storage()).columns
     require_the_originals(columns)
     assert columns["audio_lengths"] == [4] * 10
 
@@ -52,13 +52,13 @@ def test_npz_and_hdf5_hold_splits_as_groups_or_as_a_column(tmp_path):
         for name, array in grouped.items():
             file[name] = array.astype(object) if array.dtype.kind == "U" else array
     for name in ("grouped.npz", "flat.npz", "grouped.h5"):
-        require_the_originals(read_columns(str(tmp_path / name), Storage()))
+        require_the_originals(read_arrays(str(tmp_path / name), Storage()).columns)
 
 
 def test_an_npz_with_objects_is_refused(tmp_path):
     np.savez(tmp_path / "objects.npz", text=np.array([{"a": 1}, None], dtype=object), allow_pickle=True)
-    with pytest.raises(SamplesError, match="plain arrays"):
-        read_columns(str(tmp_path / "objects.npz"), Storage())
+    with pytest.raises(SamplesError, match="plain numbers or texts"):
+        read_arrays(str(tmp_path / "objects.npz"), Storage())
 
 
 @pytest.mark.parametrize(
@@ -78,4 +78,4 @@ def test_files_that_are_none_of_these_are_told(tmp_path, name, content, told):
         pytest.importorskip("h5py")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SamplesError, match=told):
-        read_columns(str(tmp_path / name), Storage())
+        read_arrays(str(tmp_path / name), Storage())

@@ -5,59 +5,73 @@ import pytest
 
 from mmray.errors import MediaError, SamplesError
 from mmray.features.imported import ImportedFeature
-from mmray.samples.imported import ImportedStep, in_context, sample_ids, samples, steps
+from mmray.samples.context import in_context
+from mmray.samples.imported import Found, ImportedStep, feature_columns, ids_of, samples, steps
+from mmray.samples.trees import Arrays
 
 
 def feature(**settings) -> ImportedFeature:
     return ImportedFeature(kind="imported", **settings)
 
 
-def lengths_of(found) -> list:
-    return [step.reason if isinstance(step, MediaError) else len(step.value) for step in found]
+def found_in(name: str, settings: ImportedFeature, columns: dict) -> Found:
+    taken, notes = feature_columns(name, settings, Arrays("x.npz", columns))
+    found = steps(name, settings, taken)
+    return Found(found.steps, [*notes, *found.notes])
 
 
-def test_padding_is_cut_by_lengths_and_else_by_trailing_zeros():
+def lengths_of(found: Found) -> list:
+    return [step.reason if isinstance(step, MediaError) else len(step.value) for step in found.steps]
+
+
+def test_padding_is_cut_by_lengths_and_else_by_zeros_on_either_side():
     x_NTD = np.ones((4, 5, 2), np.float32)
     x_NTD[0, 3:], x_NTD[1, 1:], x_NTD[1, 0] = 0, 0, (0, 1)  # a step with one number is no padding
-    x_NTD[2, :2] = 0  # zeros at the start are data
+    x_NTD[2, :2], x_NTD[2, 3] = 0, 0  # in front and between: the latter are data
     x_NTD[3] = 0
-    assert lengths_of(steps("a", feature(), {"a": x_NTD})) == [3, 1, 5, "empty"]
-    assert lengths_of(steps("a", feature(trim_zeros=False), {"a": x_NTD})) == [5, 5, 5, 5]
+    assert lengths_of(found_in("a", feature(), {"a": x_NTD})) == [3, 1, 3, "empty"]
+    assert lengths_of(found_in("a", feature(trim_zeros=False), {"a": x_NTD})) == [5, 5, 5, 5]
     given = {"a": x_NTD, "a_lengths": [2, 4, 0, 5], "other": np.array([1, 1, 1, 1])}
-    assert lengths_of(steps("a", feature(), given)) == [2, 4, "empty", 5]
-    assert lengths_of(steps("b", feature(array="a", lengths="other"), given)) == [1, 1, 1, 1]
-    cut = steps("a", feature(), given)[0]
+    assert lengths_of(found_in("a", feature(), given)) == [2, 4, "empty", 5]
+    assert lengths_of(found_in("b", feature(array="a", lengths="other"), given)) == [1, 1, 1, 1]
+    cut = found_in("a", feature(), given).steps[0]
     assert isinstance(cut, ImportedStep)
     np.testing.assert_array_equal(cut.value, x_NTD[0, :2])
 
 
 def test_vectors_are_one_step_and_zeros_among_them_are_data():
-    found = steps("a", feature(), {"a": np.array([[0.0, 0.0], [1.0, 2.0]])})
+    found = found_in("a", feature(), {"a": np.array([[0.0, 0.0], [1.0, 2.0]])})
     assert lengths_of(found) == [1, 1]
     numbered = {"a_0": ["1", "", ""], "a_1": ["2.5", "", "4"], "a_b": ["x", "x", "x"]}
-    one, absent, half = steps("a", feature(), numbered)
+    one, absent, half = found_in("a", feature(), numbered).steps
     assert isinstance(one, ImportedStep)
     np.testing.assert_array_equal(one.value, [[1, 2.5]])
     assert [absent.reason, half.reason] == ["absent", "corrupt"]  # pyright: ignore
 
 
 def test_values_that_are_no_features_are_told():
-    nan = steps("a", feature(), {"a": np.array([[1.0, np.nan], [1.0, -np.inf]])})
+    nan = found_in("a", feature(), {"a": np.array([[1.0, np.nan], [1.0, -np.inf]])})
     assert lengths_of(nan) == ["corrupt", "corrupt"]
     with pytest.raises(SamplesError, match=r"got shape \[2, 2, 2\]"):
-        steps("a", feature(), {"a": np.ones((1, 2, 2, 2))})
+        found_in("a", feature(), {"a": np.ones((1, 2, 2, 2))})
     with pytest.raises(SamplesError, match=r"no array 'b'.*there are: a"):
-        steps("b", feature(), {"a": np.ones((1, 2))})
+        found_in("b", feature(), {"a": np.ones((1, 2))})
 
 
 def test_ids_are_given_or_joined_or_the_rows_places():
-    assert sample_ids({"id": np.array([["v", "0.5", "2"]], dtype=object)}, {}) == ["v_0.5_2"]
-    assert sample_ids({"name": [b"a", 7]}, {"sample_id": "name"}) == ["a", "7"]
-    assert sample_ids({"x": np.zeros((2, 3))}, {}) == ["row_000000", "row_000001"]
-    rows = samples({"id": ["a"], "y": np.array([2.0]), "raw_text": ["hi"]}, {"score": "y"}, ["score"])
+    assert ids_of({"id": np.array([["v", "0.5", "2"]], dtype=object)}, {}) == ["v_0.5_2"]
+    assert ids_of({"name": [b"a", 7, 8.0]}, {"sample_id": "name"}) == ["a", "7", "8"]
+    assert ids_of({"x": np.zeros((2, 3))}, {}) is None
+    placed = samples(Arrays("x", {"x": np.zeros((2, 3)), "y": [1, 2]}), {}, ["y"])
+    assert [row["sample_id"] for row in placed] == ["row_000000", "row_000001"]
+    with pytest.raises(SamplesError, match="row 1 has no id"):
+        ids_of({"id": [1.0, np.nan]}, {})
+    rows = samples(
+        Arrays("x", {"id": ["a"], "y": np.array([2.0]), "raw_text": ["hi"]}), {"score": "y"}, ["score"]
+    )
     assert rows == [{"sample_id": "a", "score": 2.0, "text": "hi"}]
     with pytest.raises(SamplesError, match="no array 'score'"):
-        samples({"id": ["a"]}, {}, ["score"])
+        samples(Arrays("x", {"id": ["a"]}), {}, ["score"])
 
 
 def test_a_row_in_context_holds_its_recording_in_order_with_itself_at_time_zero():
