@@ -216,6 +216,8 @@ def _show_import(summary: Mapping[str, Any]) -> None:
     here = summary["rows_this_run"]
     splits = ", ".join(f"{name or 'no split'} {count}" for name, count in sorted(summary["splits"].items()))
     out.print(f"  rows     {summary['rows']} ({splits}) in {summary['partitions']} files; {here} done now")
+    for note in summary["notes"]:
+        out.print(f"  note     {note}", markup=False, soft_wrap=True)
     out.print(f"  failed   {summary['failed_rows']} rows")
     if summary["failures"]:
         out.print(failure_table(summary["failures"]))

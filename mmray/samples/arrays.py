@@ -33,7 +33,7 @@ from mmray.storage.uris import absolute
 from mmray.tables.parts import done_partitions, read_table
 from mmray.tables.schemas import ragged_from_column
 
-__all__ = ["is_manifest", "numbered", "read_arrays", "source_files"]
+__all__ = ["is_manifest", "numbered", "read_arrays", "source_files", "table_folder"]
 
 SPLIT = "{split}"
 READ = ".pkl, .npz, .npy, .h5, .csd, .json, .csv, .jsonl, .parquet, a folder of .npy, or a feature table"
@@ -42,6 +42,27 @@ READ = ".pkl, .npz, .npy, .h5, .csd, .json, .csv, .jsonl, .parquet, a folder of 
 def is_manifest(path: str) -> bool:
     """Whether it is a table that `samples.manifest` takes as it is."""
     return _extension(path) in EXTENSIONS and SPLIT not in path
+
+
+def table_folder(path: str, name: str, storage: Storage) -> str:
+    """`path`; of a project's output, or its `features`, the one table of the feature `name` there.
+
+    Raises:
+        SamplesError: where there are several.
+    """
+    if SPLIT in path or storage.infos(path):  # files
+        return path
+    for folder in (path, f"{path.rstrip('/')}/features"):
+        tables = sorted(
+            table
+            for table in storage.names(folder)
+            if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{16}}", table)
+        )
+        if len(tables) > 1:
+            raise SamplesError(f"{folder}: several tables of {name} ({', '.join(tables)}): name one of them")
+        if tables:
+            return f"{folder.rstrip('/')}/{tables[0]}"
+    return path
 
 
 def source_files(path: str, storage: Storage) -> dict[str, list[str]]:

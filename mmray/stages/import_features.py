@@ -20,7 +20,7 @@ from mmray import console
 from mmray.config import Config, ConfigLike, as_config
 from mmray.errors import MediaError, TableError
 from mmray.features.imported import ImportedFeature
-from mmray.samples.arrays import is_manifest, read_arrays
+from mmray.samples.arrays import is_manifest, read_arrays, table_folder
 from mmray.samples.context import in_context
 from mmray.samples.imported import Found, ImportedStep, samples
 from mmray.samples.index import Index, make_index
@@ -129,7 +129,8 @@ def _of_samples(
     sources: dict[str, Arrays],
 ) -> Found:
     """A feature of every sample of `table`, in their order, and what is odd about them."""
-    path, manifest = config.imported_from(feature), config.samples.manifest
+    path = table_folder(config.imported_from(feature), feature.array or name, storage)
+    manifest = config.samples.manifest
     if path not in sources:
         sources[path] = read_arrays(path, storage, _names(config))
     named = {column: table[column].to_pylist() for column in ("sample_id", "split", "start_s", "end_s")}

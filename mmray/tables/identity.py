@@ -26,7 +26,7 @@ from mmray.errors import TableError
 from mmray.features.imported import ImportedFeature
 from mmray.features.kinds import Feature, kind_of
 from mmray.features.weights import weights_fingerprint, with_local_weights
-from mmray.samples.arrays import source_files
+from mmray.samples.arrays import source_files, table_folder
 from mmray.settings import deciding
 from mmray.storage.filesystem import Storage
 from mmray.tables.parts import done_partitions
@@ -60,17 +60,17 @@ def feature_specs(config: Config, features: Iterable[str] | None = None) -> dict
     """
     wanted = {name: config.features[name] for name in features or config.features}
     local = with_local_weights(wanted, Storage(config.storage))
-    return {name: _spec(config, feature) for name, feature in local.items()}
+    return {name: _spec(config, name, feature) for name, feature in local.items()}
 
 
-def _spec(config: Config, feature: Feature) -> dict[str, Any]:
+def _spec(config: Config, name: str, feature: Feature) -> dict[str, Any]:
     kind = kind_of(feature)
     spec: dict[str, Any] = {"version": [SCHEMA_VERSION, FEATURE_VERSION], "settings": deciding(feature)}
     if kind.weights:
         weights = weights_fingerprint(getattr(feature, kind.weights), getattr(feature, "seed", 0))
         spec["settings"][kind.weights] = weights
     if isinstance(feature, ImportedFeature):
-        spec["settings"]["path"] = _content_of(config, config.imported_from(feature))
+        spec["settings"]["path"] = _content_of(config, config.imported_from(feature), feature.array or name)
     if kind.encoder:
         spec["precision"] = config.extract.precision
     if kind.code and ":" in (code := getattr(feature, kind.code)):
@@ -110,13 +110,14 @@ def environment(config: Config, feature: Feature, device: str) -> dict[str, Any]
     return found
 
 
-def _content_of(config: Config, source: str) -> str:
+def _content_of(config: Config, source: str, name: str) -> str:
     """What an imported feature was read from: the sha256 of its files, or a feature table's own fingerprint.
 
     Raises:
         StorageError, TableError: where it is not there, or not finished.
     """
     storage = Storage(config.storage)
+    source = table_folder(source, name, storage)
     if done_partitions(storage, source):
         summary = storage.read_json(f"{source}/_summary.json")
         if summary is None:

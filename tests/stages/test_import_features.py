@@ -12,9 +12,9 @@ from mmray.errors import ConfigError, SamplesError, TableError
 from mmray.stages.extract import extract
 from mmray.stages.import_features import import_features
 from mmray.stages.report import write_report
-from mmray.stages.train import require_features
 from mmray.storage.filesystem import Storage
-from mmray.tables.parts import read_table
+from mmray.tables.features import require_data
+from mmray.tables.read import read
 from mmray.tables.schemas import ragged_from_column
 
 ROWS = {"train": 70, "valid": 20, "test": 21}
@@ -56,7 +56,7 @@ def project(folder: Path, *overrides: str, text: str = CONFIG) -> Config:
 
 
 def table_of(config: Config) -> pa.Table:
-    return pa.concat_tables(read_table(Storage(), config.path("features")))
+    return read(config)
 
 
 def test_an_mmsa_pickle_needs_no_options_and_comes_out_as_it_went_in(splits, tmp_path):
@@ -64,7 +64,7 @@ def test_an_mmsa_pickle_needs_no_options_and_comes_out_as_it_went_in(splits, tmp
     summary = import_features(config)
     assert (summary["rows"], summary["failed_rows"], summary["partitions"]) == (111, 1, 2)
     assert summary["splits"] == {"train": 70, "val": 20, "test": 21}
-    assert summary["failures"] == [{"modality": "audio", "reason": "corrupt", "count": 1}]
+    assert summary["failures"] == [{"feature": "audio", "reason": "corrupt", "count": 1}]
     table = table_of(config)
     assert table["sample_id"].to_pylist() == [name for part in splits.values() for name in part["id"]]
     for target in ("regression_labels", "annotations"):
@@ -78,15 +78,17 @@ def test_an_mmsa_pickle_needs_no_options_and_comes_out_as_it_went_in(splits, tmp
             assert table[name][3].as_py() is None
         values, offsets = ragged_from_column(table[name])
         np.testing.assert_array_equal(np.diff(offsets), lengths)
-        assert table[f"{name}_length"].to_pylist() == lengths.tolist()
         np.testing.assert_array_equal(values, padded[np.arange(8) < lengths[:, None]])
     # A finished table is left; the report reads it; train knows whether its source is still the same.
     assert import_features(config)["rows_this_run"] == 0
-    assert require_features(config, Storage()) == summary["fingerprint"]
+    data = require_data(config, Storage())
+    assert {name: table.fingerprint for name, table in data.tables.items()}.keys() == summary[
+        "features"
+    ].keys()
     write_report(config.output, Storage(), config)
     (tmp_path / "mosi.pkl").write_bytes((tmp_path / "mosi.pkl").read_bytes() + b" ")
-    with pytest.raises(TableError, match=r"features\.text\.path: \"sha256:"):
-        require_features(config, Storage())
+    with pytest.raises(TableError, match=r"no complete table of text, audio, vision"):
+        require_data(config, Storage())
 
 
 def test_a_feature_table_is_a_source_and_gets_context(splits, tmp_path):
@@ -94,12 +96,12 @@ def test_a_feature_table_is_a_source_and_gets_context(splits, tmp_path):
     config = project(
         tmp_path,
         f"output={tmp_path}/second",
-        f"samples.manifest={tmp_path}/out/features",
-        "features={voice: {kind: imported, array: audio, context: '(.+)\\$_\\$([0-9]+)'}}",
+        f"features={{voice: {{kind: imported, path: {tmp_path}/out, array: audio, "
+        "context: '(.+)\\$_\\$([0-9]+)'}}",
     )
     assert import_features(config)["failed_rows"] == 1
     first, second = table_of(project(tmp_path)), table_of(config)
-    assert second["errors"][3].as_py()[0]["reason"] == "corrupt"  # the reason it had there
+    assert second["voice_error"][3].as_py()["reason"] == "corrupt"  # the reason it had there
     means: list = [None if x is None else np.mean(x, axis=0) for x in first["audio"].to_pylist()]
     for row, (value, start_s) in enumerate(zip(second["voice"].to_pylist(), second["voice_start_s"])):
         if row == 3:
@@ -127,7 +129,7 @@ def test_features_of_several_files_are_joined_by_id(tmp_path):
     table = table_of(config)
     assert table["x"].to_pylist() == [[[1, 2]], None, [[5, 6]]]
     assert table["z"].to_pylist() == [[[4, 5]], [[0, 1]], [[2, 3]]]
-    assert [[e["reason"] for e in errors] for errors in table["errors"].to_pylist()] == [[], ["absent"], []]
+    assert [error and error["reason"] for error in table["x_error"].to_pylist()] == [None, "absent", None]
 
 
 @pytest.mark.parametrize("array", [list, np.array])
