@@ -76,12 +76,15 @@ def decode_audio(path: str, *, sample_rate_hz: int, start_s: float | None, end_s
     packets = recording.sound
     if packets is None:
         raise MediaError("no_audio_stream", f"streams: {recording.streams}")
-    ends_s = [end for track in (packets, recording.pictures) if (end := _end_s(track, recording)) is not None]
+    tracks = [track for track in (packets, recording.pictures) if track is not None]
+    ends_s = [end for track in tracks for end in (track.declared_end_s, recording.end_s(track)) if end]
     check_segment(start_s, end_s, max(ends_s, default=None))
     with faults("corrupt"):
         samples, sound_end_s = _segment(path, recording, packets, sample_rate_hz, start_s or 0.0, end_s)
     declared_s = packets.declared_end_s
     wanted_s = min((end for end in (declared_s, end_s) if end is not None), default=None)
+    if recording.is_short and (end_s is None or end_s > sound_end_s):
+        wanted_s = declared_s = recording.declared_end_s
     if clearly_short(sound_end_s, wanted_s):
         raise MediaError(
             "short_audio", f"the sound ends at {sound_end_s:.3f} s of {declared_s:.3f} s declared"
@@ -91,21 +94,6 @@ def decode_audio(path: str, *, sample_rate_hz: int, start_s: float | None, end_s
     if not len(samples):
         raise MediaError("empty", "no sound in the segment")
     return Waveform(samples, sample_rate_hz)
-
-
-def _end_s(packets: Packets | None, recording: Recording) -> float | None:
-    """Where a stream ends, by its packets or by the file's account, whichever is later."""
-    if packets is None:
-        return None
-    found = [] if packets.declared_end_s is None else [packets.declared_end_s]
-    known = np.flatnonzero(packets.stamps != NO_STAMP)
-    if len(known):
-        last = known[np.argmax(packets.stamps[known])]
-        units = packets.stamps[last] + packets.durations[last:].sum()
-        found.append(float(units * packets.unit_s - recording.origin_s))
-    elif packets.durations.any():
-        found.append(float(packets.durations.sum() * packets.unit_s))
-    return max(found, default=None)
 
 
 def _segment(

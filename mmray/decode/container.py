@@ -67,7 +67,7 @@ def faults(reason: Reason) -> Iterator[None]:
     except (MediaError, MemoryError):
         raise
     except Exception as error:  # deliberately broad: by the bytes they meet, decoders raise any type
-        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        told = getattr(error, "strerror", None) or str(error)
         raise MediaError(reason, " ".join(told.split()) or type(error).__name__) from error
 
 

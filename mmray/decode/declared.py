@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from mmray.errors import MediaError
 
-__all__ = ["DECLARING", "check_segment", "clearly_short", "declared_end_s", "is_cut_off"]
+__all__ = ["DECLARING", "check_segment", "clearly_short", "declared_end_s", "is_cut_off", "whole_end_s"]
 
 SLACK_S = 0.25
 """Encoder delay, padding and the rounding of containers stay below this together."""
@@ -27,6 +27,8 @@ DECLARING = frozenset(
         *("mov,mp4,m4a,3gp,3g2,mj2", "mxf", "rm", "tta", "w64", "wav", "wv"),
     }
 )
+OF_THE_WHOLE = frozenset({"asf", "flv", "matroska,webm"})
+"""Formats whose header has one length: where the longest stream ends, from the zero of the stamps."""
 """Formats with a length in the header; mp3 may have one too."""
 UNKNOWN_SIZE = 2**31 - 2**16
 """A WAV of this size or more is said to be as long as can be said: it was written to a pipe."""
@@ -42,20 +44,25 @@ def declared_end_s(
     name = container.format.name
     if name == "mp3":
         return _mp3_duration_s(path)
-    if name not in DECLARING or (name == "wav" and not _wav_says_its_size(path)):
+    if name not in DECLARING or (name in SAYS_SIZE and not SAYS_SIZE[name](path)):
         return None
-    if stream.duration and stream.time_base:
-        start_s = float((stream.start_time or 0) * stream.time_base) - origin_s
-        return max(start_s, 0.0) + float(stream.duration * stream.time_base)
-    # In Matroska both are times of the end, from the zero of the stamps.
+    # In Matroska, a tag of the stream: where it ends, from the zero of the stamps.
     if tag := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):
         hours, minutes, seconds = map(float, tag.groups())
         return 3600 * hours + 60 * minutes + seconds - origin_s
-    # The container's duration is that of its longest stream: it speaks for one that is alone.
+    if stream.duration and stream.time_base and name not in OF_THE_WHOLE:
+        start_s = float((stream.start_time or 0) * stream.time_base) - origin_s
+        return max(start_s, 0.0) + float(stream.duration * stream.time_base)
+    # The length of the whole speaks for a stream that is alone.
     alone = len(container.streams.video) + len(container.streams.audio) == 1
-    if not alone or not container.duration:
+    return whole_end_s(container, origin_s) if alone else None
+
+
+def whole_end_s(container: InputContainer, origin_s: float) -> float | None:
+    """Where the longest stream ends by the header's account; None where it has no such length."""
+    if container.format.name not in DECLARING or not container.duration:
         return None
-    return container.duration / av.time_base - (origin_s if name == "matroska,webm" else 0.0)
+    return container.duration / av.time_base - (origin_s if container.format.name in OF_THE_WHOLE else 0.0)
 
 
 def _mp3_duration_s(path: str) -> float | None:
@@ -99,6 +106,21 @@ def _wav_says_its_size(path: str) -> bool:
                 return follow == 0 if size == 0 else size < UNKNOWN_SIZE or size <= follow
             file.seek(size + size % 2, os.SEEK_CUR)
     return True
+
+
+def _caf_says_its_size(path: str) -> bool:
+    """Whether the size of its samples is no mark for `unknown`. Source: Apple, Core Audio Format 1.0."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(12)) == 12:
+            size = struct.unpack(">q", head[4:])[0]
+            if head[:4] == b"data" or size < 0:
+                return size >= 0
+            file.seek(size, os.SEEK_CUR)
+    return True
+
+
+SAYS_SIZE = {"wav": _wav_says_its_size, "caf": _caf_says_its_size}
 
 
 def is_cut_off(path: str, format_name: str) -> bool:

@@ -21,12 +21,13 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.error import FFmpegError
 from av.format import Flags
 from av.packet import Packet
 from av.video.stream import VideoStream
 
 from mmray.decode.container import best_sound, best_video, faults, kinds, open_media, regular_file
-from mmray.decode.declared import declared_end_s
+from mmray.decode.declared import OF_THE_WHOLE, clearly_short, declared_end_s, whole_end_s
 
 __all__ = ["NO_STAMP", "Packets", "Recording", "identity", "numbered", "read_recording", "sought"]
 
@@ -136,8 +137,27 @@ class Recording(NamedTuple):
     """Time stamp of the recording's beginning."""
     pictures: Packets | None
     sound: Packets | None
+    declared_end_s: float | None
+    """Where the longest stream ends by the header's account, where it has one of the whole only."""
     streams: str
     """Kinds of all its streams, for messages."""
+    fault: str | None
+    """Why packets after the last could not be read."""
+
+    def end_s(self, packets: Packets) -> float | None:
+        """Where a stream ends by its packets; None where they know no times."""
+        known = np.flatnonzero(packets.stamps != NO_STAMP)
+        if not len(known):
+            return float(packets.durations.sum() * packets.unit_s) or None
+        last = known[np.argmax(packets.stamps[known])]
+        following = packets.durations[last:].sum() if last == known[-1] else packets.durations[last]
+        return float((packets.stamps[last] + following) * packets.unit_s - self.origin_s)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the file ends long before the header says."""
+        found = [self.end_s(track) or 0.0 for track in (self.pictures, self.sound) if track is not None]
+        return clearly_short(max(found, default=0.0), self.declared_end_s)
 
 
 def read_recording(path: str) -> Recording:
@@ -165,7 +185,7 @@ def identity(path: str) -> tuple[int, ...]:
 def _recording_of(path: str, identity: tuple[int, ...]) -> Recording:
     with open_media(path) as container, faults("corrupt"):
         streams = [s for s in (best_video(container), best_sound(container)) if s is not None]
-        tables = _read(container, streams)
+        tables, fault = _read(container, streams)
         if container.format.name == "ogg":
             for table in tables.values():
                 _stamp_first_pages(table)
@@ -197,16 +217,32 @@ def _recording_of(path: str, identity: tuple[int, ...]) -> Recording:
                 declared_end_s(path, container, stream, origin_s),
                 getattr(stream, "frames", 0),
             )
+        whole = whole_end_s(container, origin_s) if container.format.name in OF_THE_WHOLE else None
         return Recording(
-            container.format.name, origin_s, found.get("video"), found.get("audio"), kinds(container)
+            container.format.name,
+            origin_s,
+            found.get("video"),
+            found.get("audio"),
+            whole,
+            kinds(container),
+            fault,
         )
 
 
-def _read(container: InputContainer, streams: list[VideoStream | AudioStream]) -> dict[int, np.ndarray]:
-    """{stream: int64 [P, 6]}: stamp, decoding stamp, duration, place, size, flags of every packet."""
+def _read(
+    container: InputContainer, streams: list[VideoStream | AudioStream]
+) -> tuple[dict[int, np.ndarray], str | None]:
+    """{stream: int64 [P, 6]}: stamp, decoding stamp, duration, place, size, flags of each packet; a fault."""
     tables = {stream.index: array("q") for stream in streams}
     vp8 = {stream.index for stream in streams if stream.codec_context.name == "vp8"}
-    for packet in container.demux(*streams) if streams else ():
+    following = container.demux(*streams) if streams else iter(())
+    while True:
+        try:
+            packet = next(following, None)
+        except FFmpegError as error:  # the rest is out of reach
+            return _tables(tables), error.strerror
+        if packet is None:
+            return _tables(tables), None
         if not packet.size:
             continue
         pts, dts, place = packet.pts, packet.dts, packet.pos
@@ -222,7 +258,10 @@ def _read(container: InputContainer, streams: list[VideoStream | AudioStream]) -
                 KEY * packet.is_keyframe | HIDDEN * hidden | DAMAGED * packet.is_corrupt,
             )
         )
-    return {number: np.frombuffer(table, np.int64).reshape(-1, COLUMNS) for number, table in tables.items()}
+
+
+def _tables(tables: Mapping[int, array]) -> dict[int, np.ndarray]:
+    return {number: np.array(table, np.int64).reshape(-1, COLUMNS) for number, table in tables.items()}
 
 
 def _stamp_first_pages(table: np.ndarray) -> None:

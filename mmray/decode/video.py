@@ -57,7 +57,7 @@ def decode_frames(
     """
     recording = read_recording(path)
     index = index_video(recording)
-    check_whole(index, start_s, end_s)
+    check_whole(recording, index, start_s, end_s)
     first_s = float(index.times_s[0]) if start_s is None else start_s
     last_s = index.end_s if end_s is None else min(end_s, index.end_s)
     chosen = choose_frames(index, sampling, frames, fps, first_s, last_s)
