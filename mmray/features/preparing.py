@@ -66,18 +66,25 @@ class Preparation:
 
         `wanted` says of which rows each feature is to be made; default: of all.
         """
-        return next(self.slices(samples, max(1, samples.num_rows), wanted))
+        with LocalMedia(self.storage, samples) as media:
+            return self._prepared(samples, self._masks(samples, wanted), media, 0)
 
     def slices(
         self, samples: pa.Table, slice_samples: int, wanted: Mapping[str, Sequence[bool]] | None = None
     ) -> Generator[Prepared, None, None]:
         """The same, `slice_samples` rows at a time; a file that several slices share is fetched once."""
-        wanted = wanted or {name: [True] * samples.num_rows for name in self.features}
+        masks = self._masks(samples, wanted)
         with LocalMedia(self.storage, samples) as media:
-            for first in range(0, max(1, samples.num_rows), slice_samples):
+            for first in range(0, samples.num_rows, slice_samples):
                 rows = samples.slice(first, slice_samples)
-                masks = {name: list(wanted[name][first : first + rows.num_rows]) for name in self.features}
-                yield self._prepared(rows, masks, media, first)
+                here = {name: mask[first : first + rows.num_rows] for name, mask in masks.items()}
+                yield self._prepared(rows, here, media, first)
+
+    def _masks(
+        self, samples: pa.Table, wanted: Mapping[str, Sequence[bool]] | None
+    ) -> dict[str, list[bool]]:
+        every = [True] * samples.num_rows
+        return {name: list(wanted[name]) if wanted else every for name in self.features}
 
     def _prepared(
         self, samples: pa.Table, wanted: dict[str, list[bool]], media: "LocalMedia", first: int

@@ -37,7 +37,7 @@ from mmray.samples.split import leaks, refuse_leaks
 from mmray.settings import deciding
 from mmray.storage.filesystem import Storage
 from mmray.tables.identity import hash_of, media_digest, media_keys
-from mmray.tables.parts import digest_of, in_parallel, open_parquet
+from mmray.tables.parts import in_parallel, open_parquet
 from mmray.tables.schemas import SOURCES, sample_schema
 
 __all__ = ["Index", "index_at", "known_index", "make_index"]
@@ -336,7 +336,8 @@ class _Files:
             parts["rows"].append(table.num_rows)
             for source in (*self.sources, "features"):
                 parts[source].append(media_digest(table["sample_id"], media_keys(table, [source])))
-            digest.update(digest_of(table.select(self.labels)).encode())
+            labels = [table[name].to_pylist() for name in self.labels]
+            digest.update(repr(labels).encode())
             for count in pc.value_counts(table["split"].combine_chunks()).to_pylist():
                 splits[count["values"] or ""] += count["counts"]
         files[number] = self._put(number, groups)

@@ -14,19 +14,33 @@ from mmray.features.transformer_audio import SpeechFeature
 from mmray.features.weights import local_weights, weights_fingerprint
 from mmray.features.word_vectors import WordVectorsFeature
 from mmray.storage.filesystem import Storage
-from mmray.tables.schemas import sample_schema
+from mmray.tables.schemas import ERROR, sample_schema
+
+
+def joined(tables: dict[str, pa.Table]) -> pa.Table:
+    """The tables of several features side by side; `errors` lists those of all, each with its `modality`."""
+    first = next(iter(tables.values()))
+    errors: list[list[dict]] = [[] for _ in range(first.num_rows)]
+    table = first.select(["sample_id"])
+    for name, part in tables.items():
+        for row, error in enumerate(part["error"].to_pylist()):
+            errors[row] += [{**error, "modality": name}] if error else []
+        for column in part.column_names:
+            if column.startswith(name):
+                table = table.append_column(part.schema.field(column), part[column])
+    kind = pa.list_(pa.struct([*ERROR, ("modality", pa.string())]))
+    return table.append_column("errors", pa.array(errors, kind))
 
 
 def samples(rows: list[dict], *sources: str) -> pa.Table:
-    return pa.Table.from_pylist(
-        [{"sample_id": f"s{i}", **row} for i, row in enumerate(rows)], schema=sample_schema(sources, {})
-    )
+    given = [{"sample_id": f"s{i}", "media_key": "", **row} for i, row in enumerate(rows)]
+    return pa.Table.from_pylist(given, schema=sample_schema(sources, {}))
 
 
 def table_of(features: dict, rows: list[dict], *sources: str, storage: Storage | None = None) -> pa.Table:
     storage = storage or Storage()
     prepared = Preparation(features, storage)(samples(rows, *sources))
-    return Encoding(features, {}, device=Device(batch=4), storage=storage)(prepared)
+    return joined(Encoding(features, device=Device(batch=4), storage=storage)(prepared))
 
 
 @pytest.mark.parametrize(("pooling", "expected"), [("mean", [2, 5 / 3]), ("max", [4, 3]), ("cls", [0, 1])])
@@ -61,8 +75,8 @@ def test_numbers_the_table_cannot_hold_are_failures():
     steps: list[Step | None] = [
         Step(np.array([[value, 0]], np.float32), 0.0, 1.0) for value in (1, 70_000, np.inf, np.nan)
     ]
-    prepared = Prepared(samples([{}] * 4), {"voice": steps}, [[] for _ in steps])
-    table = Encoding(features, {}, device=Device(batch=4))(prepared)
+    prepared = Prepared(samples([{}] * 4), {"voice": [True] * 4}, {"voice": steps}, {"voice": [None] * 4})
+    table = joined(Encoding(features, device=Device(batch=4))(prepared))
     assert table["voice"].is_null().to_pylist() == [False, True, True, True]
     reasons = [
         [(e["stage"], e["modality"], e["reason"]) for e in errors] for errors in table["errors"].to_pylist()

@@ -31,13 +31,11 @@ from mmray.features.spectral import MelFeature
 from mmray.features.tokens import TokensFeature
 from mmray.features.transformer_text import TextFeature
 from mmray.storage.filesystem import Storage
-from mmray.tables.schemas import feature_schema, sample_schema
-from mmray.targets import ClassificationTarget, Target
+from mmray.tables.schemas import ERROR, feature_schema, sample_schema
 
 RATE_HZ = 16_000
 FPS = 10
 FRAMES = 20  # of a drawn clip: two seconds
-TARGETS: dict[str, Target] = {"digit": ClassificationTarget(kind="classification")}
 SOURCES = ["video", "audio", "image", "text"]
 
 # A network whose answer is known: the mean colour of a picture, on [-1, 1].
@@ -125,14 +123,28 @@ def samples_of(rows: list[dict], folder: Path | None = None) -> pa.Table:
     complete = []
     for number, row in enumerate(rows):
         files = {k: str(folder / row[k]) for k in ("video", "audio", "image") if folder and row.get(k)}
-        complete.append({"sample_id": f"s{number}", "split": "train", "digit": "7", **row, **files})
-    return pa.Table.from_pylist(complete, schema=sample_schema(SOURCES, TARGETS))
+        complete.append({"sample_id": f"s{number}", "split": "train", "media_key": "", **row, **files})
+    return pa.Table.from_pylist(complete, schema=sample_schema(SOURCES, {}))
+
+
+def joined(tables: dict[str, pa.Table]) -> pa.Table:
+    """The tables of several features side by side; `errors` lists those of all, each with its `modality`."""
+    first = next(iter(tables.values()))
+    errors: list[list[dict]] = [[] for _ in range(first.num_rows)]
+    table = first.select(["sample_id"])
+    for name, part in tables.items():
+        for row, error in enumerate(part["error"].to_pylist()):
+            errors[row] += [{**error, "modality": name}] if error else []
+        for column in part.column_names:
+            if column.startswith(name):
+                table = table.append_column(part.schema.field(column), part[column])
+    kind = pa.list_(pa.struct([*ERROR, ("modality", pa.string())]))
+    return table.append_column("errors", pa.array(errors, kind))
 
 
 def rows_of(features: dict[str, Feature], samples: pa.Table, *, encode_batch: int = 64) -> pa.Table:
-    return Encoding(features, TARGETS, device=Device(batch=encode_batch))(
-        Preparation(features, Storage())(samples)
-    )
+    encoding = Encoding(features, device=Device(batch=encode_batch))
+    return joined(encoding(Preparation(features, Storage())(samples)))
 
 
 # ------------------------------------------------------------------------------------ what is in a row
@@ -279,11 +291,12 @@ STAGES = {"absent": "samples", "missing_file": "fetch"}
 
 def test_every_sample_is_a_row_and_a_value_or_a_reason_for_each_feature(features, media):
     samples = samples_of([row for row, _ in CASES], media)
-    table = rows_of(features, samples)
-    shapes = Encoding(features, TARGETS, device=Device(batch=1)).shapes
-    assert table.schema == feature_schema(shapes, TARGETS)
-    assert table["sample_id"].to_pylist() == samples["sample_id"].to_pylist()
-    assert table["digit"].to_pylist() == samples["digit"].to_pylist()
+    encoding = Encoding(features, device=Device(batch=64))
+    tables = encoding(Preparation(features, Storage())(samples))
+    for name, shape in encoding.shapes.items():
+        assert tables[name].schema == feature_schema(name, shape)
+        assert tables[name]["sample_id"].to_pylist() == samples["sample_id"].to_pylist()
+    table = joined(tables)
     for row, (given, expected) in zip(table.to_pylist(), CASES):
         reasons = {error["modality"]: error["reason"] for error in row["errors"]}
         assert len(reasons) == len(row["errors"])
@@ -361,10 +374,10 @@ def same(one: pa.Table, other: pa.Table) -> bool:
 def test_slices_and_batches_change_nothing(features, media, encode_batch):
     samples = samples_of([row for row, _ in CASES], media)
     whole = rows_of(features, samples)
-    encoding = Encoding(features, TARGETS, device=Device(batch=encode_batch))
+    encoding = Encoding(features, device=Device(batch=encode_batch))
     for slice_samples in (1, 5, 100):
         slices = Preparation(features, Storage()).slices(samples, slice_samples)
-        assert same(pa.concat_tables(encoding(prepared) for prepared in slices), whole)
+        assert same(pa.concat_tables(joined(encoding(prepared)) for prepared in slices), whole)
 
 
 def test_a_sandbox_changes_nothing(features, media):
@@ -386,11 +399,11 @@ def test_a_decoded_partition_travels_between_pools_unchanged(features, media):
     with pa.ipc.new_stream(sink, there.schema) as writer:
         writer.write_table(there, max_chunksize=5)
     arrived = from_arrow(pa.ipc.open_stream(sink.getvalue()).read_all())
-    encoding = Encoding(features, TARGETS, device=Device(batch=64))
+    encoding = Encoding(features, device=Device(batch=64))
     assert arrived.seconds == prepared.seconds
     assert arrived.errors == prepared.errors
     assert same(arrived.samples, prepared.samples)
-    assert same(encoding(arrived), encoding(prepared))
+    assert same(joined(encoding(arrived)), joined(encoding(prepared)))
 
 
 def test_every_kind_of_step_makes_the_round_trip():
@@ -410,12 +423,12 @@ def test_every_kind_of_step_makes_the_round_trip():
         Step(""),
         None,
     ]
-    errors = [[] for _ in steps[:-1]] + [
-        [{"stage": "decode", "modality": "m", "reason": "corrupt", "detail": "…", "attempts": 1}]
-    ]
-    prepared = Prepared(samples_of([{} for _ in steps]), {"m": steps}, errors)
+    fault = {"stage": "decode", "reason": "corrupt", "detail": "…", "attempts": 1}
+    errors = {"m": [*[None for _ in steps[:-1]], fault]}
+    wanted = {"m": [*[True for _ in steps[:-1]], False]}
+    prepared = Prepared(samples_of([{} for _ in steps]), wanted, {"m": steps}, errors)
     back = from_arrow(to_arrow(prepared))
-    assert back.errors == errors
+    assert (back.errors, back.wanted) == (errors, wanted)
     for arrived, left in zip(back.steps["m"], steps, strict=True):
         assert (arrived is None) == (left is None)
         if arrived is None or left is None:
@@ -433,7 +446,8 @@ def test_every_kind_of_step_makes_the_round_trip():
 def test_no_samples_are_no_rows(features):
     none = samples_of([])
     prepared = from_arrow(to_arrow(Preparation(features, Storage())(none)))
-    assert Encoding(features, TARGETS, device=Device(batch=64))(prepared).num_rows == 0
+    made = Encoding(features, device=Device(batch=64))(prepared)
+    assert {table.num_rows for table in made.values()} == {0}
     assert list(Preparation(features, Storage()).slices(none, 4)) == []
 
 
@@ -506,8 +520,10 @@ def test_a_shared_file_is_fetched_once_and_dropped_after_its_last_sample(
     assert bucket.copies == [1, 2, 1, 1]
     assert os.listdir(bucket.scratch) == []
 
-    encoding = Encoding(features, TARGETS, device=Device(batch=64))
-    assert same(pa.concat_tables(map(encoding, slices)), rows_of(features, samples_at(str(media))))
+    encoding = Encoding(features, device=Device(batch=64))
+    assert same(
+        pa.concat_tables(joined(encoding(each)) for each in slices), rows_of(features, samples_at(str(media)))
+    )
 
 
 def test_copies_are_removed_whatever_ends_the_work(features, media, bucket):
@@ -533,3 +549,18 @@ def test_copies_are_removed_whatever_ends_the_work(features, media, bucket):
     assert len(os.listdir(bucket.scratch)) == 1
     slices.close()
     assert os.listdir(bucket.scratch) == []
+
+
+def test_only_the_rows_asked_for_are_decoded(features, media):
+    """A feature that is there already is not made again, and a file that nothing needs is not fetched."""
+    gone = {"video": "nowhere.mp4", "text": "one two"}
+    samples = samples_of([{"video": "whole.mp4"}, gone, {"video": "whole.mp4"}], media)
+    wanted = {name: [False] * 3 for name in features}
+    wanted |= {"voice": [True, False, False], "words": [False, True, False]}
+    preparation = Preparation(features, Storage())
+    prepared = preparation(samples, wanted)
+    made = Encoding(features, device=Device(batch=64))(prepared)
+    rows = {name: table["sample_id"].to_pylist() for name, table in made.items() if table.num_rows}
+    assert rows == {"voice": ["s0"], "words": ["s1"]}
+    assert made["voice"]["error"].to_pylist() == made["words"]["error"].to_pylist() == [None]
+    assert prepared.fetched_bytes == (media / "whole.mp4").stat().st_size

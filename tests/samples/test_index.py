@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 
 from mmray.config import Config, SplitConfig, load_config
 from mmray.errors import SamplesError
-from mmray.samples.index import make_index
+from mmray.samples.index import Index, make_index
 from mmray.samples.split import split_of
 from mmray.storage.filesystem import Storage
 
@@ -76,7 +77,7 @@ def test_partitions_cut_the_rows_without_rest(tmp_path):
     config = project(tmp_path)
     index = make_index(config, Storage())
     sizes = [index.read(Storage(), i).num_rows for i in index.partitions.tolist()]
-    assert sizes == [4, 4, 3]
+    assert sizes == index.sizes.tolist() == [4, 4, 3]
     assert index.rows == sum(sizes) == sum(index.splits.values())
 
 
@@ -101,9 +102,13 @@ def test_absent_values_are_null_in_every_format(tmp_path):
     rows = [*ROWS[:3], {"sample_id": "none", "video": "", "text": "", "emotion": ""}]
     write_csv(tmp_path, rows)
     row = all_rows(project(tmp_path, "manifest.csv"))[-1]
-    absent = ("video", "audio", "text", "emotion", "start_s", "end_s")
-    assert {name: row[name] for name in absent} == dict.fromkeys(absent)
-    assert (row["group"], row["split"]) == ("none", split_of("none", SplitConfig()))
+    assert row.pop("media_key")
+    assert row == {
+        **dict.fromkeys(("video", "audio", "text", "emotion", "start_s", "end_s")),
+        "sample_id": "none",
+        "group": "none",
+        "split": split_of("none", SplitConfig()),
+    }
 
 
 def test_a_given_split_is_kept_and_a_missing_column_is_drawn_by_id(tmp_path):
@@ -196,17 +201,6 @@ def test_a_manifest_that_is_not_there(tmp_path):
     assert "no such manifest" in faults_of(project(tmp_path))
 
 
-def test_nothing_is_written_again_when_only_the_file_is_newer(tmp_path):
-    write_jsonl(tmp_path, ROWS)
-    config = project(tmp_path)
-    first = make_index(config, Storage())
-    written = {path: path.stat().st_mtime_ns for path in Path(first.folder).glob("samples-*")}
-    write_jsonl(tmp_path, ROWS)
-    again = make_index(config, Storage())
-    assert again.digest == first.digest
-    assert {path: path.stat().st_mtime_ns for path in Path(first.folder).glob("samples-*")} == written
-
-
 def test_what_stands_in_two_splits_is_noted_or_refused(tmp_path):
     rows = [{**row, "video": "one.mp4", "split": ("train", "test")[i % 2]} for i, row in enumerate(ROWS)]
     write_jsonl(tmp_path, rows)
@@ -217,6 +211,131 @@ def test_what_stands_in_two_splits_is_noted_or_refused(tmp_path):
     assert not (tmp_path / "strict").exists()
     drawn = project(tmp_path, "manifest.jsonl", "samples.split.strict=true", "samples.split.folds=3")
     assert make_index(drawn, Storage()).leaks == []
+
+
+# ------------------------------------------------------------------------------------ a source that changes
+
+
+def ids_by_partition(index: Index) -> dict[int, list[str]]:
+    parts = index.partitions.tolist()
+    return {i: index.read(Storage(), i, ["sample_id"])["sample_id"].to_pylist() for i in parts}
+
+
+def files_of(config: Config) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in Path(config.path("samples")).glob("*.parquet")}
+
+
+def test_an_unchanged_source_is_recognised_and_not_read(tmp_path, monkeypatch):
+    write_jsonl(tmp_path, ROWS)
+    config = project(tmp_path)
+    first = make_index(config, Storage())
+    monkeypatch.setattr("mmray.samples.index.CheckedRows", None)  # it cannot be read
+    again = make_index(config, Storage())
+    assert (again.digest, again.files, again.rows) == (first.digest, first.files, first.rows)
+    assert again.media_digest("video") == first.media_digest("video")
+
+
+def test_a_newer_file_of_the_same_rows_changes_nothing(tmp_path):
+    write_jsonl(tmp_path, ROWS)
+    config = project(tmp_path)
+    first = make_index(config, Storage())
+    written = files_of(config)
+    (tmp_path / "manifest.jsonl").write_text((tmp_path / "manifest.jsonl").read_text() + "\n")
+    assert make_index(config, Storage()).digest == first.digest
+    assert files_of(config).keys() == written.keys()
+
+
+def test_partitions_belong_to_ids_whatever_happens_to_the_source(tmp_path):
+    write_jsonl(tmp_path, ROWS)
+    config = project(tmp_path)
+    assert ids_by_partition(make_index(config, Storage())) == {
+        0: ["s0", "s1", "s2", "s3"],
+        1: ["s4", "s5", "s6", "s7"],
+        2: ["s8", "s9", "s10"],
+    }
+    # New ones in front, four removed, and the rest the other way round.
+    new = [{**ROWS[0], "sample_id": f"n{i}"} for i in range(5)]
+    kept = [row for i, row in enumerate(ROWS) if i not in (4, 5, 6, 7)]
+    write_jsonl(tmp_path, [*new, *kept[::-1]])
+    changed = make_index(config, Storage())
+    assert ids_by_partition(changed) == {
+        0: ["s0", "s1", "s2", "s3"],
+        2: ["s8", "s9", "s10"],
+        3: ["n0", "n1", "n2", "n3"],
+        4: ["n4"],
+    }
+    assert changed.rows == 12
+    # What comes back has its old place; another size of partitions is for new ids only.
+    write_jsonl(tmp_path, [*ROWS, *new, *({**ROWS[0], "sample_id": f"m{i}"} for i in range(3))])
+    wider = project(tmp_path, "manifest.jsonl", "extract.partition_samples=2")
+    assert ids_by_partition(make_index(wider, Storage())) == {
+        0: ["s0", "s1", "s2", "s3"],
+        1: ["s4", "s5", "s6", "s7"],
+        2: ["s8", "s9", "s10"],
+        3: ["n0", "n1", "n2", "n3"],
+        4: ["n4"],
+        5: ["m0", "m1"],
+        6: ["m2"],
+    }
+
+
+def test_the_digests_say_what_changed(tmp_path):
+    def made(*rows: dict) -> Index:
+        write_jsonl(tmp_path, [*rows, *ROWS[len(rows) :]])
+        return make_index(project(tmp_path), Storage())
+
+    first = made()
+    sources = ("video", "audio", "text")
+    assert first.partitions.tolist() == [0, 1, 2]
+
+    relabelled = made({**ROWS[0], "emotion": "c"})
+    assert relabelled.digest != first.digest
+    assert {s: relabelled.media_digest(s) for s in sources} == {s: first.media_digest(s) for s in sources}
+
+    moved = made({**ROWS[0], "video": "clips/new.mp4"})
+    assert {s for s in sources if moved.media_digest(s) != first.media_digest(s)} == {"video", "audio"}
+    assert (moved.media["video"] != first.media["video"]).tolist() == [True, False, False]
+
+    said = made({**ROWS[0], "text": "other words"})
+    assert {s for s in sources if said.media_digest(s) != first.media_digest(s)} == {"text"}
+
+
+def test_many_rows_in_another_order_take_their_old_places(tmp_path):
+    """More rows than a batch of the stream, in several files of partitions."""
+    rows = [{**ROWS[0], "sample_id": f"r{i}", "text": f"text {i}"} for i in range(20_000)]
+    write_jsonl(tmp_path, rows)
+    config = project(tmp_path, "manifest.jsonl", "extract.partition_samples=50")
+    before = make_index(config, Storage())
+    random.Random(0).shuffle(rows)
+    write_jsonl(tmp_path, rows)
+    after = make_index(config, Storage())
+    assert after.digest == before.digest
+    assert after.files == before.files
+    small = after.small(Storage(), ["sample_id", "text"])
+    assert small["sample_id"].to_pylist() == [f"r{i}" for i in range(20_000)]
+    assert small["text"].to_pylist() == [f"text {i}" for i in range(20_000)]
+    assert after.at(Storage(), 12_345)["text"].to_pylist() == ["text 12345"]
+
+
+def test_a_source_with_faults_leaves_the_index_that_was(tmp_path):
+    write_jsonl(tmp_path, ROWS)
+    config = project(tmp_path)
+    before = all_rows(config)
+    files = files_of(config)
+    write_jsonl(tmp_path, [*ROWS, {**ROWS[0], "split": "no"}])
+    assert "no" in faults_of(config)
+    assert files_of(config) == files
+    write_jsonl(tmp_path, ROWS)
+    assert all_rows(config) == before
+
+
+def test_no_target_is_needed_and_a_label_column_may_be_absent(tmp_path):
+    write_jsonl(tmp_path, [{key: row[key] for key in ("sample_id", "video", "text")} for row in ROWS])
+    assert "emotion" not in all_rows(project(tmp_path, "manifest.jsonl", "targets={}"))[0]
+    assert {row["emotion"] for row in all_rows(project(tmp_path))} == {None}
+    write_jsonl(tmp_path, [*ROWS[:3], {**ROWS[3], "emotion": None}, *ROWS[4:]])
+    labels = [row["emotion"] for row in all_rows(project(tmp_path))]
+    assert labels == [None if i == 3 else row["emotion"] for i, row in enumerate(ROWS)]
 
 
 @pytest.mark.parametrize("write", [write_jsonl, write_csv, write_parquet])
