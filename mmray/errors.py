@@ -6,6 +6,7 @@
     ├── StorageError          a path cannot be read or written
     │   └── UnreachableError  storage does not answer, or is too busy: exit code 75, try again
     ├── TableError            a table or checkpoint is not what the config needs (absent, other fingerprint)
+    ├── LockedError           another driver is at work on this output: exit code 75, try again
     ├── PlanError             the job cannot fit the cluster: refused with the arithmetic
     ├── BudgetError           more samples failed than `max_failed_fraction` allows
     ├── WorkerError           the processes that do the work die again and again: exit code 75, try again
@@ -20,6 +21,7 @@ from typing import Literal
 __all__ = [
     "BudgetError",
     "ConfigError",
+    "LockedError",
     "MediaError",
     "MmrayError",
     "PlanError",
@@ -93,6 +95,12 @@ class UnreachableError(StorageError):
 
 class TableError(MmrayError):
     """A table or a checkpoint is absent, or was made with something else than the config says."""
+
+
+class LockedError(MmrayError):
+    """Another driver is at work on the same output; the message says which."""
+
+    exit_code = TRY_AGAIN
 
 
 class PlanError(MmrayError):

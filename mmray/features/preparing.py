@@ -80,9 +80,7 @@ class Preparation:
                 here = {name: mask[first : first + rows.num_rows] for name, mask in masks.items()}
                 yield self._prepared(rows, here, media, first)
 
-    def _masks(
-        self, samples: pa.Table, wanted: Mapping[str, Sequence[bool]] | None
-    ) -> dict[str, list[bool]]:
+    def _masks(self, samples: pa.Table, wanted: Mapping[str, Sequence[bool]] | None) -> dict[str, list[bool]]:
         every = [True] * samples.num_rows
         return {name: list(wanted[name]) if wanted else every for name in self.features}
 

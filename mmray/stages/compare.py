@@ -25,6 +25,7 @@ from mmray.errors import MmrayError, TableError
 from mmray.results.rows import number_or_null
 from mmray.stages.train import check_targets, up_to_date
 from mmray.storage.filesystem import Storage
+from mmray.storage.lock import one_driver
 from mmray.tables.identity import hash_of
 from mmray.targets import known, lower_is_better
 
@@ -47,6 +48,7 @@ class Run:
     key: str
 
 
+@one_driver
 def compare(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     """Train what is not trained yet, write the table, return it as a summary.
 

@@ -19,6 +19,7 @@ from mmray.distributed.admission import ExtractPlan, Node, plan_extract
 from mmray.errors import TableError
 from mmray.samples.index import Index, make_index
 from mmray.storage.filesystem import Storage
+from mmray.storage.lock import one_driver
 from mmray.tables.accounting import Tally, cost, rates
 from mmray.tables.features import FeatureTable, complete_tables, states, tables_to_make
 from mmray.tables.identity import hash_of
@@ -27,6 +28,7 @@ from mmray.tables.parts import done_partitions
 __all__ = ["extract", "extract_summary", "extraction_summary", "finish"]
 
 
+@one_driver
 def extract(config: ConfigLike, address: str | None = None, *, retry_failed: bool = False) -> dict[str, Any]:
     """Bring the features' tables to completion and return a summary.
 
@@ -259,6 +261,7 @@ def _spent(config: Config, tally: Tally, pools: ExtractPlan, wall_s: float) -> d
         "encoders": pools.encoders.size if pools.encoders else 0,
         "stage_seconds": {stage: round(value, 3) for stage, value in tally.seconds.items()},
         **{name: round(value, 3) for name, value in rate.items()},
+        "fetched_bytes": tally.fetched_bytes,
         "cpu_seconds": round(tally.cpu_seconds, 3),
         "peak_rss_mb": {pool: round(value) for pool, value in tally.peak_rss_mb.items()},
         "cost_per_1000": price and round(price, 6),

@@ -28,6 +28,7 @@ from mmray.samples.matching import Wanted, feature_of
 from mmray.samples.trees import Arrays
 from mmray.stages.extract import extraction_summary, finish
 from mmray.storage.filesystem import Storage
+from mmray.storage.lock import one_driver
 from mmray.tables.accounting import Tally, notes_of
 from mmray.tables.features import complete_tables, states, tables_to_make
 from mmray.tables.identity import media_digest
@@ -39,6 +40,7 @@ __all__ = ["import_features"]
 Step = ImportedStep | MediaError
 
 
+@one_driver
 def import_features(config: ConfigLike) -> dict[str, Any]:
     """Bring the features' tables to completion and return a summary, as `extract` does.
 

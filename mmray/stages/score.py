@@ -19,6 +19,7 @@ from mmray.distributed.admission import plan_score
 from mmray.errors import TableError
 from mmray.stages.train import run_of, up_to_date
 from mmray.storage.filesystem import Storage
+from mmray.storage.lock import one_driver
 from mmray.tables.features import Data
 from mmray.tables.identity import hash_of
 from mmray.tables.joined import read_joined
@@ -27,6 +28,7 @@ from mmray.tables.parts import digest_of, done_partitions, in_parallel, read_not
 __all__ = ["score"]
 
 
+@one_driver
 def score(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     """Bring the predictions of this config's model to completion and return their summary.
 

@@ -18,12 +18,14 @@ from mmray.errors import SamplesError, TableError
 from mmray.results.rows import pattern_rows, results_rows
 from mmray.samples.index import make_index
 from mmray.storage.filesystem import Storage
+from mmray.storage.lock import one_driver
 from mmray.tables.features import Data, require_data
 from mmray.tables.identity import hash_of, run_name
 
 __all__ = ["check_targets", "run_of", "train", "up_to_date"]
 
 
+@one_driver
 def train(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     """Train the config's model, evaluate it once on the test split, return (and store) the results.
 

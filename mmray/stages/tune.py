@@ -28,6 +28,7 @@ from mmray.distributed.trial import run_trial
 from mmray.errors import ConfigError, TableError
 from mmray.stages.train import check_targets, up_to_date
 from mmray.storage.filesystem import Storage
+from mmray.storage.lock import one_driver
 from mmray.tables.identity import hash_of
 from mmray.targets import lower_is_better
 
@@ -37,6 +38,7 @@ RESTARTS = 2
 """Times a trial goes on after its process or node died."""
 
 
+@one_driver
 def tune(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     """Search `tune.space`; write the table of trials and the best config, return a summary.
 

@@ -6,7 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -15,8 +14,7 @@ from mmray.config import load_config
 from mmray.decode.isolation import Sandbox
 from mmray.stages.extract import extract
 from mmray.stages.extract_actors import DecodeAndEncode
-from mmray.storage.filesystem import Storage
-from mmray.tables.parts import read_table
+from mmray.tables.read import read
 
 CONFIG = """
 output: {folder}/out
@@ -95,10 +93,12 @@ def test_each_bad_file_costs_its_own_sample(ray_cluster, clips, fragile, tmp_pat
     config = load_config(tmp_path / "config.yaml")
 
     summary = extract(config)
-    table = pa.concat_tables(read_table(Storage(), config.path("features"))).to_pylist()
+    table = read(config).to_pylist()
     assert [row["sample_id"] for row in table] == [row["sample_id"] for row in rows]
     for row in table:
-        found = {(e["modality"], e["reason"], e["detail"]) for e in row["errors"] if e["reason"] != "absent"}
+        errors = {name: row[f"{name}_error"] for name in config.features}
+        failed = {name: e for name, e in errors.items() if e and e["reason"] != "absent"}
+        found = {(name, e["reason"], e["detail"]) for name, e in failed.items()}
         assert found == ({bad[row["sample_id"]][1]} if row["sample_id"] in bad else set())
         assert (row["face"] is None) == (row["sample_id"] in ("crash", "hang"))
     assert summary["failed_rows"] == len(bad)
