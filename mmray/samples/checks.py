@@ -20,7 +20,15 @@ from mmray.samples.raw import RawRow, Reading, shown_name
 from mmray.samples.sources import Source
 from mmray.samples.split import MEDIA, group_of, split_of, split_read
 from mmray.storage.filesystem import Storage
-from mmray.storage.uris import SCHEMES, cell_of, has_password, join, scheme_of, without_password
+from mmray.storage.uris import (
+    SCHEMES,
+    cell_of,
+    has_password,
+    join,
+    scheme_of,
+    without_password,
+    without_passwords,
+)
 
 __all__ = ["CheckedRows", "plan_sources"]
 
@@ -101,7 +109,7 @@ class CheckedRows:
             self.notes.append(
                 f"the source's {theirs['split']!r} is not used: samples.split.folds draws the splits"
             )
-        self.notes += reading.notes
+        self.notes += map(without_passwords, reading.notes)
         for column in labels.values():
             self.notes += column.notes()
 
@@ -231,7 +239,7 @@ class _Faults:
             more = [f"… and {self.count - len(self.shown)} more"] if self.count > len(self.shown) else []
             count = f"{self.count} fault" + ("s" if self.count != 1 else "")
             lines = "\n".join(f"  {fault}" for fault in [*self.shown, *more])
-            raise SamplesError(f"{self.source} has {count}:\n{lines}")
+            raise SamplesError(without_passwords(f"{self.source} has {count}:\n{lines}"))
 
 
 def plan_sources(config: Config) -> list[str]:

@@ -44,7 +44,7 @@ def folder_rows(
         ]
         if not _is_text(key):
             return RawRow(shown_name(key), {}, fault="its name is not UTF-8; rename it")
-        found = row_of_files(key, key, own, reading, parent(own[0].uri))
+        found = row_of_files(shown_name(key), key, own, reading, parent(own[0].uri))
         if label_from_folder and "/" in key and not found.fault:
             found.values.setdefault(label_from_folder, key.split("/")[-2])
         return found

@@ -65,7 +65,7 @@ def _rows(storage: Storage, reading: Reading, shard: str) -> list[RawRow]:
             samples.setdefault(key, []).append(_file(opened, shard, extension, member))
         rows = []
         for key, files in samples.items():
-            row = row_of_files(f"{name}: {key}", key, files, reading, folder)
+            row = row_of_files(shown_name(f"{name}: {key}"), key, files, reading, folder)
             fault = row.fault or _misnamed(files, row.values, reading)
             rows.append(row._replace(values={}, fault=fault) if fault else row)
     return [*rows, RawRow(name, {}, fault=damage, damaged=True)] if damage else rows
@@ -148,7 +148,7 @@ def _scan(opened: Any, size: int, members: list[_Member], links: dict[int, str])
                     links[len(members)] = _target(member)
                 members.append(_Member(last, member.offset_data, member.size, _fault(member)))
     except tarfile.TarError as error:
-        told = " ".join(str(error).split())
+        told = shown_name(" ".join(str(error).split()))
         if members:
             return f"damaged after {shown_name(last)}: {told}"
         return f"not an uncompressed tar archive ({told})"

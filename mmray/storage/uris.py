@@ -22,6 +22,7 @@ __all__ = [
     "scheme_of",
     "span_of",
     "without_password",
+    "without_passwords",
 ]
 
 SCHEMES = ("", "file", "s3")
@@ -103,6 +104,11 @@ def without_password(uri: str) -> str:
     place, slash, path = rest.partition("/")
     path = path.partition("?")[0] + "?…" if "?" in path and scheme not in SCHEMES else path
     return f"{scheme}://{'…@' if '@' in place else ''}{place.rpartition('@')[2]}{slash}{path}"
+
+
+def without_passwords(text: str) -> str:
+    """A text as it may be printed: URIs in it say nothing of who asks."""
+    return re.sub(r"://[^/\s@'\"]*@", "://…@", text)
 
 
 def has_password(uri: str) -> bool:
