@@ -29,6 +29,24 @@ ADDRESS = click.Option(
     ["--address"], envvar="RAY_ADDRESS", help="A Ray cluster; without one, a Ray is started here."
 )
 JSON = click.Option(["--json", "as_json"], is_flag=True, help="The summary as JSON on stdout.")
+
+
+def _print_reference(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from mmray.config.reference import reference
+
+        click.echo(reference(), nl=False)
+        ctx.exit()
+
+
+REFERENCE = click.Option(
+    ["--reference"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_reference,
+    help="Print every key of the config with its meaning, as Markdown, and end.",
+)
 RETRY_FAILED = click.Option(
     ["--retry-failed"], is_flag=True, help="Do the rows that failed again, and only them."
 )
@@ -53,6 +71,7 @@ STAGES = (
         "Look before you run: all faults that can be found now. Config, storage, samples and labels; a few "
         "samples decoded and encoded; the plan.",
         on_ray=False,
+        options=(REFERENCE,),
     ),
     Stage(
         "extract",
