@@ -8,6 +8,7 @@
     results = mmray.train(config)     # features → a fusion model and its metrics on the test split
     mmray.score(config)               # model + features → predictions
     mmray.report(config)              # all of it → one HTML page
+    frame = mmray.read(config).to_pandas()    # index, features and predictions as one table
     frame = mmray.read(config).to_pandas()      # samples, features and predictions, a row a sample
 
 A stage takes a `Config` or the path of a YAML file, goes on where it was left, and returns its summary as

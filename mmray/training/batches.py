@@ -108,7 +108,7 @@ class FeatureSet:
     features: dict[str, Ragged]
     targets: dict[str, np.ndarray]
     group: np.ndarray | None = None
-    """What each sample belongs to that must not be separated; None: every sample is its own."""
+    """Number of the group of each sample, [N] int64; samples without one have -1. None: not looked at."""
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -141,7 +141,7 @@ class FeatureSet:
                 name: np.concatenate([target.read(name, part.column(name)) for part in parts])
                 for name, target in targets.items()
             },
-            group=np.concatenate([_objects(part.column("group")) for part in parts])
+            group=_numbered([part.column("group") for part in parts])
             if all("group" in part.column_names for part in parts)
             else None,
         )
@@ -167,7 +167,17 @@ def _require(table: pa.Table, columns: Sequence[str]) -> None:
 
 
 def _objects(column: pa.ChunkedArray) -> np.ndarray:
-    return np.array(column.to_pylist(), dtype=object)
+    """[N] object: texts, or None; equal ones are one Python object, so that labels take 8 bytes a row."""
+    coded = column.combine_chunks().dictionary_encode()
+    values = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
+    return values[coded.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)]
+
+
+def _numbered(columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
+    """[N] int64: equal texts have the same number; -1 where there is none."""
+    chunks = [chunk for column in columns for chunk in column.chunks]
+    coded = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode()
+    return coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _feature(name: str, columns: Sequence[pa.ChunkedArray]) -> Ragged:
