@@ -2,6 +2,7 @@
 
 import builtins
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mmray.config import StorageConfig
 from mmray.storage.filesystem import Storage
 from mmray.tables.parts import done_partitions, read_notes, read_partition, write_partition
+from mmray.tables.schemas import FeatureShape, vectors_to_column
 
 
 def table(rows: int, seed: int = 0) -> pa.Table:
@@ -89,3 +92,34 @@ def test_other_files_are_no_partitions(tmp_path):
 @pytest.mark.parametrize("rows", [0, 1])
 def test_small_partitions(tmp_path, rows):
     assert write_partition(Storage(), str(tmp_path), 0, table(rows))["rows"] == rows
+
+
+def test_of_a_large_file_only_the_columns_asked_for_are_fetched(s3, flaky_s3):
+    """Counted in the ranges that a proxy before the server is asked for."""
+    vectors = np.random.default_rng(0).standard_normal((64, 8, 512)).astype(np.float32)
+    shape = FeatureShape(512)
+    table = pa.table(
+        {
+            "sample_id": [f"s{row}" for row in range(64)],
+            "face": vectors_to_column(list(vectors), shape),
+            "face_length": [8] * 64,
+        }
+    )
+    folder = s3.uri("ranged")
+    storage = Storage(StorageConfig(endpoint_url=flaky_s3.endpoint_url))
+    write_partition(storage, folder, 0, table, {"media": "x"})
+    size = storage.size(f"{folder}/part-000000.parquet")
+    assert size > 900_000
+
+    def fetched(read: Callable[[], object]) -> int:
+        flaky_s3.requests.clear()
+        read()
+        asked = [bounds for path, bounds in flaky_s3.requests if path.endswith(".parquet") and bounds]
+        pairs = [bounds.removeprefix("bytes=").split("-") for bounds in asked]
+        return sum(int(last) - int(first) + 1 for first, last in pairs)
+
+    small = ["sample_id", "face_length"]
+    assert read_partition(storage, folder, 0, small).column_names == small
+    assert fetched(lambda: read_partition(storage, folder, 0, small)) < 0.1 * size
+    assert fetched(lambda: list(read_notes(storage, folder, [0]))) < 0.1 * size
+    assert fetched(lambda: read_partition(storage, folder, 0)) >= 0.9 * size
