@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmray.targets import FittedTarget, known, lower_is_better
+from mmray.targets.metrics import NUMBERS
 
 __all__ = ["monitored", "never_defined", "standing", "undefined_by_truths"]
 
@@ -52,7 +53,7 @@ def undefined_by_truths(
     if not math.isnan(target.metrics(target.decode(outputs), truth)[metric]):
         return None
     return (
-        f"train.monitor {monitor} is undefined on the validation split: {_described(name, target, truth)}; "
+        f"train.monitor {monitor} is undefined on the validation split: {_described(name, target, truth, metric)}; "
         "set another train.monitor, or give the val split rows that it can judge"
     )
 
@@ -66,14 +67,14 @@ def never_defined(monitor: str, epochs: int) -> str:
     )
 
 
-def _described(name: str, target: FittedTarget, truth: np.ndarray) -> str:
+def _described(name: str, target: FittedTarget, truth: np.ndarray, metric: str) -> str:
     """The known truths in a few words."""
     if not len(truth):
         return f"{name} is unknown in all of its rows"
     rows = f"{len(truth)} rows with a known {name}"
-    if truth.ndim == 1 and truth.min() == truth.max():
+    if (metric in NUMBERS or not target.names) and truth.min() == truth.max():
         return f"its {rows} all have the same"
-    classes = (target.names or []) if truth.dtype == np.int64 or truth.ndim == 2 else []
+    classes = target.names or []
     counts = truth.sum(0) if truth.ndim == 2 else np.array([(truth == i).sum() for i in range(len(classes))])
     if missing := [label for label, count in zip(classes, counts) if not count]:
         return f"none of its {rows} has {_listed(missing)}"
