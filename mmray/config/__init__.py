@@ -14,65 +14,29 @@ is answered in a fraction of a second.
 """
 
 from mmray.config.load import ConfigLike, as_config, dump_config, load_config, override
-from mmray.config.model import (
-    BottleneckFusion,
-    ConcatFusion,
-    ConvEncoder,
-    CrossAttentionFusion,
-    Encoder,
-    Fusion,
-    IdentityEncoder,
-    LateFusion,
-    LowRankFusion,
-    MlpEncoder,
-    ModelConfig,
-    Readout,
-    RecurrentEncoder,
-    SequenceFusion,
-    SpatialFusion,
-    TensorFusion,
-    TransformerEncoder,
-    WeightedFusion,
-)
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, SplitConfig, StorageConfig
 from mmray.config.schema import Config
 from mmray.config.training import CompareConfig, Space, TrainConfig, TuneConfig
 from mmray.features.kinds import Feature
+from mmray.fusion.kinds import ModelConfig
 from mmray.settings import Section
 
 __all__ = [
-    "BottleneckFusion",
     "CompareConfig",
-    "ConcatFusion",
     "Config",
     "ConfigLike",
-    "ConvEncoder",
-    "CrossAttentionFusion",
-    "Encoder",
     "ExtractConfig",
     "Feature",
-    "Fusion",
-    "IdentityEncoder",
-    "LateFusion",
-    "LowRankFusion",
-    "MlpEncoder",
     "ModelConfig",
-    "Readout",
-    "RecurrentEncoder",
     "SamplesConfig",
     "ScoreConfig",
     "Section",
-    "SequenceFusion",
     "Space",
-    "SpatialFusion",
     "SplitConfig",
     "StorageConfig",
-    "TensorFusion",
     "TrainConfig",
-    "TransformerEncoder",
     "TuneConfig",
-    "WeightedFusion",
     "as_config",
     "dump_config",
     "load_config",

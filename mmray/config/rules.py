@@ -15,6 +15,9 @@ __all__ = ["broken_rules"]
 def broken_rules(config: Config) -> list[tuple[str, str]]:
     """Names that point to nothing, and settings that contradict each other."""
     faults = []
+    for name in config.model.inputs.keys() - config.features.keys():
+        hint = did_you_mean(name, config.features)
+        faults.append((f"model.inputs.{name}", f"no feature has this name{hint}"))
     for name in config.model.encoders:
         if name not in config.features:
             hint = did_you_mean(name, config.features)

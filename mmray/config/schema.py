@@ -2,12 +2,12 @@
 
 from pydantic import Field
 
-from mmray.config.model import ModelConfig
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import MEDIA_SOURCES, SamplesConfig, StorageConfig
 from mmray.config.training import CompareConfig, TrainConfig, TuneConfig
 from mmray.features.imported import ImportedFeature
 from mmray.features.kinds import Feature
+from mmray.fusion.kinds import ModelConfig
 from mmray.settings import FilePath, Name, Section
 from mmray.targets import AnyTarget
 

@@ -32,8 +32,10 @@ __all__ = [
     "Identity",
     "PooledMLP",
     "Recurrent",
+    "Stretch",
     "Transformer",
     "sinusoidal_positions",
+    "stretched",
 ]
 
 
@@ -58,6 +60,50 @@ class PooledMLP(nn.Module):
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, times_BT: Tensor) -> Tensor:
         """[B, T, D] → [B, H]."""
         return self.layers(masked_mean(x_BTD, step_mask(lengths_B, x_BTD.shape[1])))
+
+
+class Stretch(nn.Module):
+    """Every row stretched or shrunk over time to N steps, flattened, then a layer → [B, hidden].
+
+        y = Dropout(ReLU(LN(W Dropout(flatten(S x)) + b)))
+
+    It knows what is where in the sample, which a mean or a last state does not: for words, gestures and
+    whatever else has a course. S is `stretched`. It has no steps for a fusion to read.
+    """
+
+    def __init__(
+        self, width_in: int, hidden: int, steps: int, input_dropout: float = 0.0, dropout: float = 0.0
+    ):
+        super().__init__()
+        self.width, self.n_steps = hidden, steps
+        self.layers = nn.Sequential(
+            nn.Dropout(input_dropout),
+            nn.Linear(steps * width_in, hidden),
+            nn.LayerNorm(hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, times_BT: Tensor) -> Tensor:
+        """[B, T, D] → [B, hidden]."""
+        x_BTD = zero_padding(x_BTD, step_mask(lengths_B, x_BTD.shape[1]))
+        return self.layers(stretched(x_BTD, lengths_B, self.n_steps).flatten(1))
+
+
+def stretched(x_BTD: Tensor, lengths_B: Tensor, steps: int) -> Tensor:
+    """The real steps of each row on N steps over the same time, [B, N, D]; finite where there are none.
+
+    Step n looks at c_n = (n + 1/2) L / N - 1/2 in a row of L steps; step t weighs max(0, 1 - |t - c_n| / s),
+    s = max(1, L / N), over the sum of its weights: between two steps a linear interpolation, over many a
+    mean. That is how pictures are resized (`interpolate(mode="bilinear", antialias=True)`), row by row.
+    """
+    lengths_B11 = lengths_B.to(x_BTD)[:, None, None].clamp(min=1)
+    ratio_B11 = lengths_B11 / steps
+    centres_BN1 = (torch.arange(steps, device=x_BTD.device)[:, None] + 0.5) * ratio_B11 - 0.5
+    t = torch.arange(x_BTD.shape[1], device=x_BTD.device)
+    weights_BNT = (1 - (t - centres_BN1).abs() / ratio_B11.clamp(min=1)).clamp(min=0)
+    weights_BNT = torch.where(t < lengths_B11, weights_BNT, 0.0)
+    return weights_BNT / weights_BNT.sum(2, keepdim=True) @ x_BTD
 
 
 class Identity(nn.Module):
@@ -236,7 +282,7 @@ class Centred(nn.Module):
         return x_BTD - masked_mean(x_BTD, step_mask(lengths_B, x_BTD.shape[1]))[:, None]
 
 
-Encoder = PooledMLP | Identity | Recurrent | Transformer | Conv | Centred
+Encoder = PooledMLP | Stretch | Identity | Recurrent | Transformer | Conv | Centred
 
 
 def sinusoidal_positions(steps: int, width: int) -> Tensor:

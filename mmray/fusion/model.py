@@ -31,24 +31,40 @@ PADDING, UNKNOWN = 0, 1
 
 
 class Standardize(nn.Module):
-    """(x - mean) / std with the train split's mean and std, [D] each, kept in the state dict."""
+    """(x - mean) / std with the train split's mean and std, then its principal components, then noise.
+
+        z = (x - mean) / std,   y = z P,   y + σ ε in training, ε ~ N(0, 1)
+
+    P [D, K] are the first K eigenvectors of z's covariance, each divided by the root of its eigenvalue, so
+    that every component has variance 1. mean, std [D] and P are buffers: a part of the model, which no
+    gradient changes. Without `components` y is z.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, components: int | None = None, noise: float = 0.0):
         super().__init__()
+        self.noise = noise
+        self.components = components
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
+        if components is not None:
+            self.register_buffer("directions", torch.eye(dim, components))
 
-    def set(self, mean_D: Tensor, std_D: Tensor) -> None:
+    def set(self, mean_D: Tensor, std_D: Tensor, directions_DK: Tensor | None = None) -> None:
         """Take the statistics, once, before training."""
         self.mean.copy_(mean_D)
         self.std.copy_(std_D)
+        if directions_DK is not None:
+            self.get_buffer("directions").copy_(directions_DK)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """[B, T, D] → [B, T, D]."""
-        return (x_BTD - self.mean) / self.std
+        """[B, T, D] → [B, T, D or K]."""
+        y = (x_BTD - self.mean) / self.std
+        if self.components is not None:
+            y = y @ self.get_buffer("directions")
+        return y + self.noise * torch.randn_like(y) if self.training and self.noise else y
 
 
 class FusionModel(nn.Module):
@@ -88,13 +104,13 @@ class FusionModel(nn.Module):
         return self.encoders.names
 
     def set_statistics(
-        self, features: Mapping[str, tuple[Tensor, Tensor]], priors: Mapping[str, Tensor]
+        self, features: Mapping[str, tuple[Tensor, ...]], priors: Mapping[str, Tensor]
     ) -> None:
-        """Take from the train split {vector modality: (mean [D], std [D])} and {target: prior [C]}."""
-        for name, (mean_D, std_D) in features.items():
+        """Take from the train split {modality: what `Standardize.set` takes}, {target: prior [C]}."""
+        for name, statistics in features.items():
             standardize = self.inputs[name]
             assert isinstance(standardize, Standardize), name
-            standardize.set(mean_D, std_D)
+            standardize.set(*statistics)
         for target, prior_C in priors.items():
             self.get_buffer(f"prior_{target}").copy_(prior_C)
 

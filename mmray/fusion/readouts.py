@@ -11,9 +11,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mmray.fusion.base import Readout
 from mmray.fusion.steps import masked_mean, zero_padding
 
-__all__ = ["AtZero", "Attention", "Last", "Mean"]
+__all__ = ["AtZero", "Attention", "Last", "Mean", "make_readout"]
 
 
 class Mean(nn.Module):
@@ -76,3 +77,16 @@ class Attention(nn.Module):
 def _step(h_BTH: Tensor, index_B: Tensor) -> Tensor:
     """The step of each row at its index, [B, H]."""
     return h_BTH[torch.arange(len(h_BTH), device=h_BTH.device), index_B]
+
+
+def make_readout(kind: Readout, width: int, forwards: int | None = None) -> nn.Module:
+    """Of steps of this width, the columns from `forwards` on from a model that ran backwards."""
+    match kind:
+        case "mean":
+            return Mean()
+        case "last":
+            return Last(forwards or width)
+        case "attention":
+            return Attention(width)
+        case "at_zero":
+            return AtZero()

@@ -122,7 +122,8 @@ def fit(
     worker = Worker(rank, world_size, device)
     index = data if isinstance(data, FeatureSet) else data.index
     in_train = np.flatnonzero(index.split == "train")
-    found = summaries(data, sorted(features), in_train, worker)
+    reduced = [name for name, settings in model_config.inputs.items() if settings.reduce]
+    found = summaries(data, sorted(features), in_train, worker, reduced)
     spec = make_spec(model_config, train_config, index, found, targets, features_fingerprint)
     feed = open_feed(spec, data)
     truths = Examples({}, feed.targets)
@@ -262,9 +263,14 @@ def _diverged(epoch: int, outputs: Mapping[str, np.ndarray], ids: np.ndarray, co
 
 def _statistics(
     spec: ModelSpec, found: Mapping[str, Summary], targets: Mapping[str, np.ndarray], train: np.ndarray
-) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
-    """Scales of the vector features and priors of the targets, from the train split."""
-    scales = {name: x.scale(name) for name, x in found.items() if isinstance(x, Moments)}
+) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, Tensor]]:
+    """Scales and components of the vector features, priors of the targets, from the train split."""
+    scales: dict[str, tuple[Tensor, ...]] = {}
+    for name, moments in found.items():
+        if isinstance(moments, Moments):
+            components = spec.shapes[name].components
+            directions = (moments.directions(name, components),) if components else ()
+            scales[name] = (*moments.scale(name), *directions)
     priors = {
         name: torch.from_numpy(codes.prior(targets[name][train])) for name, codes in spec.targets.items()
     }

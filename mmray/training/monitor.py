@@ -53,7 +53,8 @@ def undefined_by_truths(
     if not math.isnan(target.metrics(target.decode(outputs), truth)[metric]):
         return None
     return (
-        f"train.monitor {monitor} is undefined on the validation split: {_described(name, target, truth, metric)}; "
+        f"train.monitor {monitor} is undefined on the validation split: "
+        f"{_described(name, target, truth, metric)}; "
         "set another train.monitor, or give the val split rows that it can judge"
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mmray.config import ModelConfig, TrainConfig
-from mmray.errors import TableError
+from mmray.errors import ConfigError, TableError
 from mmray.fusion.build import ModalityShape, build_model
 from mmray.fusion.model import FusionModel
 from mmray.targets import FittedTarget, Target, target_from_json
@@ -115,13 +115,19 @@ def make_spec(
 
     Raises:
         SamplesError: where the train split has no sample or no value of a target, or a label is unknown.
+        ConfigError: where `model.inputs` reduces a feature of words, or to more components than it has.
 
     """
     vocabularies, shapes = {}, {}
     for name, summary in sorted(summaries.items()):
         if isinstance(summary, Moments):
-            shapes[name] = ModalityShape("vectors", len(summary.mean))
+            reduce = model.inputs[name].reduce if name in model.inputs else None
+            components = summary.components(name, reduce) if reduce else None
+            shapes[name] = ModalityShape("vectors", len(summary.mean), components)
         else:
+            if name in model.inputs:
+                told = "holds words; only vectors are reduced or get noise"
+                raise ConfigError("config", [(f"model.inputs.{name}", told)])
             vocabularies[name] = Vocabulary.build(summary)
             shapes[name] = ModalityShape("words", len(vocabularies[name]))
     fitted = {

@@ -13,7 +13,7 @@ Memory of a streaming worker: about twice a window, and the parts read ahead. Wh
 lengths) is in memory for every row in both cases.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -75,14 +75,18 @@ class StreamedTable:
 
 
 def summaries(
-    data: FeatureSet | StreamedTable, features: Sequence[str], rows: np.ndarray, worker: Worker
+    data: FeatureSet | StreamedTable,
+    features: Sequence[str],
+    rows: np.ndarray,
+    worker: Worker,
+    reduced: Collection[str] = (),
 ) -> dict[str, Summary]:
     """What these rows hold of each feature; of a streamed table each rank looks at its share of the parts."""
     if isinstance(data, FeatureSet):
-        return summarise({name: data.features[name] for name in features}, rows)
+        return summarise({name: data.features[name] for name in features}, rows, reduced)
     own = _by_part(data, rows, worker)
     found = zip(own, data.pick(own), strict=True)
-    mine = {part: summarise(x.features, np.arange(len(x))) for part, (_, x) in found}
+    mine = {part: summarise(x.features, np.arange(len(x)), reduced) for part, (_, x) in found}
     everyone = {part: summary for share in worker.gather(mine) for part, summary in share.items()}
     return combined([everyone[part] for part in sorted(everyone)], features)
 

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from mmray import config as module
-from mmray.config import Config, LateFusion, Section, dump_config, load_config, override
+from mmray.config import Config, Section, dump_config, load_config, override
 from mmray.errors import ConfigError
 from mmray.features.spectral import MelFeature
+from mmray.fusion.fusion_kinds import LateFusion
 
 BASE = """
 output: runs/x
@@ -104,7 +105,7 @@ model:
     assert found["model.encoders.face.hiden"] == "unknown key; did you mean 'hidden'?"
     assert (
         found["model.encoders.voice.kind"]
-        == "is required: one of mlp, identity, gru, lstm, transformer, conv"
+        == "is required: one of mlp, identity, gru, lstm, transformer, conv, stretch"
     )
     assert found["train.batch_size"] == "should be a valid integer, got '32'"
     assert found["output.x"] == "'output' is a value, it has no keys below it"
@@ -497,7 +498,7 @@ tune:
         "tune.space.train.batch_size": "should be a valid integer, got 'big'",
         "tune.space.model.fusion.kind": FUSION_FAULT,
         "tune.space.model.encoders.face.hidden": (
-            "8: model.encoders.face.kind is required: one of mlp, identity, gru, lstm, transformer, conv"
+            "8: model.encoders.face.kind is required: one of mlp, identity, gru, lstm, transformer, conv, stretch"
         ),
         "tune.space.train.seed.x": "'seed' is a value, it has no keys below it",
     }

@@ -47,7 +47,7 @@ def test_weights_and_description_stand_alone(result, folder):
     model = json.loads((folder / "model.json").read_text())
     assert model["targets"]["mood"]["target"]["kind"] == "classification"
     assert model["targets"]["mood"]["target"]["classes"] == ["high", "low"]
-    assert model["features"]["audio"] == {"kind": "vectors", "size": 3}
+    assert model["features"]["audio"] == {"kind": "vectors", "size": 3, "components": None}
     assert model["features_fingerprint"] == "f1"
     assert model["metrics"]["epoch"] == result.best["epoch"]
     assert model["test"]["mood"]["majority"]["accuracy"] == result.test["mood"]["majority"]["accuracy"]
