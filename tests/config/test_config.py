@@ -12,6 +12,7 @@ from mmray import config as module
 from mmray.config import Config, Section, dump_config, load_config, override
 from mmray.errors import ConfigError
 from mmray.features.spectral import MelFeature
+from mmray.fusion import encoder_kinds
 from mmray.fusion.fusion_kinds import LateFusion
 
 BASE = """
@@ -337,7 +338,7 @@ def test_overrides_create_what_is_not_there(load):
         "name=a",
     )
     assert config.features["noise"] == MelFeature(kind="mel", snr_db=-10.0)
-    assert config.model.encoders["noise"] == module.RecurrentEncoder(kind="gru", hidden=8)
+    assert config.model.encoders["noise"] == encoder_kinds.RecurrentEncoder(kind="gru", hidden=8)
     assert config.samples.columns == {"video": "path"}
     assert config.train.epochs == 4
     assert config.name == "a"
@@ -358,7 +359,7 @@ def test_another_kind_starts_from_its_own_defaults(load):
         more, "model.encoders.face.hidden=16", "model.encoders.face.kind=mlp", "model.fusion.kind=late"
     )
     assert config.model.fusion == LateFusion(kind="late")
-    assert config.model.encoders["face"] == module.MlpEncoder(kind="mlp", hidden=16)
+    assert config.model.encoders["face"] == encoder_kinds.MlpEncoder(kind="mlp", hidden=16)
     same = load(more, "model.fusion.kind=concat")
     assert same.model.fusion == module.ConcatFusion(kind="concat", hidden=8)
 
@@ -498,7 +499,8 @@ tune:
         "tune.space.train.batch_size": "should be a valid integer, got 'big'",
         "tune.space.model.fusion.kind": FUSION_FAULT,
         "tune.space.model.encoders.face.hidden": (
-            "8: model.encoders.face.kind is required: one of mlp, identity, gru, lstm, transformer, conv, stretch"
+            "8: model.encoders.face.kind is required: "
+            "one of mlp, identity, gru, lstm, transformer, conv, stretch"
         ),
         "tune.space.train.seed.x": "'seed' is a value, it has no keys below it",
     }
@@ -521,7 +523,7 @@ tune:
         drawn = override(config, values)
         assert drawn.model.fusion.kind == values["model.fusion.kind"]
         face = drawn.model.encoders["face"]
-        assert isinstance(face, module.TransformerEncoder)
+        assert isinstance(face, encoder_kinds.TransformerEncoder)
         assert face.hidden == values["model.encoders.face.hidden"]
 
 
