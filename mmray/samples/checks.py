@@ -86,7 +86,7 @@ class CheckedRows:
             draw = row.pop("draw")
             if split.folds or theirs["split"] not in raw.values:
                 row["split"] = split_of(draw, split)
-            if all(row[source] is None for source in sources):
+            if sources and all(row[source] is None for source in sources):
                 self.without_source += 1
                 reading.note(f"samples without any of {', '.join(sources)}", shown_name(row["sample_id"]))
             if not faults.count:

@@ -17,18 +17,12 @@ from mmray.features.imported import ImportedFeature
 from mmray.samples.arrays import numbered
 from mmray.samples.labels import number, shown
 from mmray.samples.raw import parse_json
-from mmray.samples.trees import IDS, INTERVALS, VECTORS, Arrays, Columns
+from mmray.samples.trees import IDS, INTERVALS, UNNAMED, VECTORS, Arrays, Columns
 
 __all__ = ["Found", "ImportedStep", "column_of", "feature_columns", "ids_of", "places", "samples", "steps"]
 
 ELEMENT = re.compile(r"(.+)\[([0-9]{1,6})\]")
 """`y[3]`: an element of each row of a column."""
-
-
-UNNAMED = frozenset(
-    {"data", "arr_0", "x", "feature", "features", "vectors", "embedding", "embeddings", "array"}
-)
-"""What an array is called that has no name of its own (POM's and MMMO's files hold one called `data`)."""
 
 
 class ImportedStep(NamedTuple):
@@ -167,12 +161,16 @@ def places(columns: Columns, renamed: Mapping[str, str]) -> list[str]:
 
 
 def _plain(value: Any, *, keep_lists: bool = False) -> Any:
-    """A Python value of a numpy one: a single number or text (or a list of it), bytes as text."""
+    """A JSON value of a numpy one: a single number or text (or a list of it), bytes as text, None for NaN."""
     if isinstance(value, np.ndarray | np.generic):
         single = value.size == 1 and not (keep_lists and value.ndim)
         value = value.item() if single else np.squeeze(value).tolist() if value.ndim > 1 else value.tolist()
-    if isinstance(value, list | tuple) and len(value) == 1 and not keep_lists:
-        value = value[0]
+    if isinstance(value, list | tuple):
+        if len(value) == 1 and not keep_lists:
+            return _plain(value[0])
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from mmray.errors import SamplesError
 from mmray.samples.split import SPLITS, split_read
 
-__all__ = ["IDS", "INTERVALS", "VECTORS", "Arrays", "Columns", "arrays_of", "joined"]
+__all__ = ["IDS", "INTERVALS", "UNNAMED", "VECTORS", "Arrays", "Columns", "arrays_of", "joined"]
 
 Columns = dict[str, Any]
 """{name: array [N, …], or list of N}; None in a list: this row has none."""
@@ -29,6 +29,22 @@ IDS = ("sample_id", "id", "ids", "vid", "name")
 """What the column of ids may be called."""
 VECTORS = ""
 """Name of the column of a file that holds one feature and no name for it."""
+UNNAMED = frozenset(
+    {
+        "data",
+        "arr_0",
+        "x",
+        "feature",
+        "features",
+        "vectors",
+        "embedding",
+        "embeddings",
+        "array",
+        "label",
+        "labels",
+    }
+)
+"""What an array is called that has no name of its own (POM's and MMMO's files hold one called `data`)."""
 INTERVALS = "_intervals"
 """Ends the name of a column of [T, 2]: from when to when each step of a recording lasts, s."""
 
@@ -88,9 +104,7 @@ def joined(path: str, parts: Mapping[str, Columns], notes: list[str]) -> Arrays:
         if lacking and name in IDS:
             raise SamplesError(f"{path}: {lacking[0]} has no array {name!r}; the other splits have one")
         for split in lacking:
-            notes.append(
-                f"{path}: {split} has no array {name or 'of vectors'}: not known for its {rows[split]} rows"
-            )
+            notes.append(f"{path}: {split} has no array {name!r}: not known for its {rows[split]} rows")
     columns: Columns = {
         name: [value for split, count in rows.items() for value in parts[split].get(name, [None] * count)]
         for name in names
@@ -118,9 +132,9 @@ def _splits(path: str, tree: Mapping[str, Any], notes: list[str]) -> dict[str, t
     names = {name: split for name in tree if (split := _split(name)) and _is_part(tree[name])}
     if "train" not in names.values() and set(names) != set(tree):
         return {}
-    if "test" in names.values():  # where there is a test split, an eval split is the one to choose by
-        names = {name: "val" if name.lower().startswith("eval") and len(names) > 2 else split
-                 for name, split in names.items()}  # fmt: skip
+    evals = [name for name in names if name.strip().lower().startswith("eval")]
+    if any(split == "test" for name, split in names.items() if name not in evals):
+        names |= dict.fromkeys(evals, "val")  # beside a test split it is the one to choose by
     by_split: dict[str, tuple[str, Any]] = {}
     for name, split in names.items():
         if split in by_split:
@@ -157,7 +171,7 @@ def _columns(path: str, tree: Any, wanted: Collection[str], notes: list[str]) ->
     if recordings := _recordings(tree):
         return recordings
     maps = {name: value for name, value in tree.items() if isinstance(value, Mapping)}
-    asked = {*wanted, *IDS}
+    asked = {VECTORS, *wanted, *IDS, *UNNAMED}
     if len(maps) == len(tree) and not asked & tree.keys():
         rows = [{_key(name): value for name, value in row.items()} for row in tree.values()]
         if any(name in IDS for row in rows for name in row):

@@ -3,22 +3,21 @@
     samples.manifest ──▶ ids, splits, targets ──▶ partitions ─┐
     features.*.path  ──▶ steps, by id ──▶ context ────────────┴▶ part-000042.parquet
 
-Where the manifest is a file of arrays, its samples are written out as `samples.parquet` first, and checked
+Where the manifest is a file of arrays, its samples are written to `samples/_source.jsonl` first, and checked
 as any manifest is. What was read is known by its content: train refuses a table whose source has changed.
 """
 
-import io
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mmray import console
 from mmray.config import Config, ConfigLike, as_config
-from mmray.errors import MediaError, TableError
+from mmray.errors import MediaError, SamplesError, TableError
 from mmray.features.imported import ImportedFeature
 from mmray.samples.arrays import is_manifest, read_arrays, table_folder
 from mmray.samples.context import in_context
@@ -89,12 +88,15 @@ def _index(config: Config, storage: Storage, sources: dict[str, Arrays]) -> Inde
     sources[manifest] = read_arrays(manifest, storage, _names(config))
     sets = [name for name, target in config.targets.items() if target.kind == "multilabel"]
     rows = samples(sources[manifest], config.samples.columns, list(config.targets), sets)
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    written = config.path("samples.parquet")
-    storage.write(written, sink.getvalue())
+    written = config.path("samples", "_source.jsonl")
+    content = "".join(json.dumps(row, default=str) + "\n" for row in rows).encode()
+    if not storage.exists(written) or storage.read(written) != content:
+        storage.write(written, content)
     own = config.samples.model_copy(update={"manifest": written, "columns": {}})
-    return make_index(config.model_copy(update={"samples": own}), storage)
+    try:
+        return make_index(config.model_copy(update={"samples": own}), storage)
+    except SamplesError as error:  # its faults are of the rows of the arrays
+        raise SamplesError(str(error).replace(written, manifest)) from None
 
 
 def _columns(
@@ -119,7 +121,8 @@ def _columns(
 def _names(config: Config) -> list[str]:
     """The names that the config asks for, where they may be those of arrays."""
     features = [getattr(feature, "array", None) or name for name, feature in config.features.items()]
-    return [*config.samples.columns.values(), *config.targets, *features, "split"]
+    given = [*config.samples.columns.values(), *config.targets, *features, "split"]
+    return [name.partition("[")[0] for name in given]
 
 
 def _of_samples(
