@@ -261,6 +261,8 @@ def _show_compare(summary: Mapping[str, Any]) -> None:
         for row in summary["rows"]
     ]
     out.print(results_table(rows))
+    for run, fault in summary["failed"].items():
+        out.print(f"  failed   {run}: {fault}", markup=False)
     out.print(f"  table    {summary['table']}")
 
 

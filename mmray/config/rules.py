@@ -86,6 +86,9 @@ def _incomparable(config: Config) -> list[tuple[str, str]]:
         if strange := [key for key in changes if key.split(".")[0] not in ("model", "train")]:
             told = f"{', '.join(strange)}: only model.… and train.… settings are compared"
             faults.append((f"compare.{where}", told))
+    for where, changes in variants.items():
+        if "train.monitor" in changes:
+            faults.append((f"compare.{where}", "train.monitor is what the variants of a model are chosen by"))
     if faults:
         return faults
     for where, changes in models.items() or {"models": {}}.items():

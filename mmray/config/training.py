@@ -23,7 +23,7 @@ class TrainConfig(Section):
     """Parts in which a worker computes its share of a batch: the same gradient in less memory."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the arithmetic in training (autocast); weights, losses and evaluation stay float32."""
-    memory_budget_mb: PositiveFloat | Auto = "auto"
+    memory_budget_mb: Annotated[PositiveFloat | Auto, FREE] = "auto"
     """Features a worker may hold; a larger table is streamed from storage every epoch. auto: a quarter of
     the smallest machine's memory, shared by the workers a machine can hold."""
     learning_rate: PositiveFloat = 1e-3
@@ -49,11 +49,11 @@ class TrainConfig(Section):
     monitor: str = "loss"
     """What chooses the best epoch, on the validation split: `loss` or `<target>/<metric>`."""
     seed: int = 0
-    baselines: bool = True
+    baselines: Annotated[bool, FREE] = True
     """Also train a model on each modality alone, for the rows the fused model must beat."""
     max_restarts: Annotated[int, Field(ge=0), FREE] = 2
     """Times the run may go on from its last checkpoint after a worker died."""
-    stall_timeout_s: PositiveFloat = 600.0
+    stall_timeout_s: Annotated[PositiveFloat, FREE] = 600.0
     """How long the workers may not fit the cluster, after a node is lost, before the run ends."""
 
     @model_validator(mode="after")
@@ -108,6 +108,8 @@ class CompareConfig(Section):
     models: dict[Name, dict[str, Any]] = {}
     """Name → {dotted path of a setting of `model` or `train`: value}, and `features: [names]` for some of
     them only; default: the config's own model."""
+    gpus_per_run: Annotated[Annotated[float, Field(ge=0)] | Auto, FREE] = "auto"
+    """A share of a GPU, or whole ones; auto: a quarter where there are any; 0: runs see none."""
     variants: list[dict[str, Any]] = []
     """Settings to try, each a dict as above: every model keeps the variant with the best mean `monitor` on
     the validation split; default: the settings as they are."""
@@ -128,11 +130,11 @@ class TuneConfig(Section):
     al. 2017) stops those below the median of the others at the same epoch; none lets all end."""
     trials: Positive = 16
     """Draws from the space."""
-    time_budget_s: PositiveFloat | None = None
+    time_budget_s: Annotated[PositiveFloat | None, FREE] = None
     """When this is spent the search ends with the trials it has; default: no limit."""
-    concurrent: Positive | Auto = "auto"
-    cpus_per_trial: PositiveFloat = 1.0
-    gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    concurrent: Annotated[Positive | Auto, FREE] = "auto"
+    cpus_per_trial: Annotated[PositiveFloat, FREE] = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0), FREE] = 0.0
     """A share of one, or whole GPUs; 0: trials see none."""
     grace_epochs: Positive = 3
     """No trial is stopped before this many epochs."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mmray.config import ExtractConfig, ScoreConfig, TrainConfig, TuneConfig
 from mmray.errors import PlanError
+from mmray.settings import Auto
 
 __all__ = [
     "Node",
@@ -213,14 +214,16 @@ def plan_tune(config: TuneConfig, nodes: list[Node]) -> int:
     return wanted
 
 
-def plan_compare(nodes: list[Node], cpus: float) -> Pool:
-    """As many runs of a comparison at once as the nodes hold.
+def plan_compare(nodes: list[Node], cpus: float, gpus: float | Auto = "auto") -> Pool:
+    """As many runs of a comparison at once as the nodes hold, by default four a GPU where there are any.
 
     Raises:
         PlanError: if not even one fits.
     """
-    pool = Pool(max(1, places(nodes, cpus)), cpus)
-    if not places(nodes, cpus):
+    if gpus == "auto":
+        gpus = 0.25 if any(node.gpus >= 1 for node in nodes) else 0.0
+    pool = Pool(max(1, places(nodes, cpus, gpus)), cpus, gpus)
+    if not places(nodes, cpus, gpus):
         raise PlanError(_refusal("compare", [("a run", pool)], nodes))
     return pool
 

@@ -48,6 +48,8 @@ class Job:
     """Of its checkpoints, TensorBoard logs and the reports of single features; its last part is its name."""
     model_folder: str
     features_fingerprint: str
+    baselines: list[str]
+    """Features on each of which alone a model is fitted, too."""
     window: int | None
 
     def report_of(self, feature: str) -> str:
@@ -67,8 +69,7 @@ def fit_on_workers(job: Job, workers: Workers) -> dict[str, Any]:
     config, tensorboard = job.config, f"{job.folder}/tensorboard"
     with watch_training(epochs, config, job.storage, tensorboard), _saying_what_is_missing(workers):
         outcome = _outcome(_trainer(job, workers, epochs), workers, config)
-    names = list(config.features) if config.train.baselines and len(config.features) > 1 else []
-    return {**outcome, "alone": {name: job.storage.read_json(job.report_of(name)) for name in names}}
+    return {**outcome, "alone": {name: job.storage.read_json(job.report_of(name)) for name in job.baselines}}
 
 
 @contextlib.contextmanager
@@ -271,9 +272,8 @@ def _work(job: Job, epochs: Any, resume: str | None) -> dict[str, Any]:
         )
     if rank == 0:
         _save_model(result, job.storage, job.model_folder)
-    if config.train.baselines and len(config.features) > 1:
-        for name in list(config.features)[rank::world_size]:
-            _fit_alone(job, data, name, device)
+    for name in job.baselines[rank::world_size]:
+        _fit_alone(job, data, name, device)
     return {
         "history": result.history,
         "test": result.test,
@@ -286,10 +286,10 @@ def _work(job: Job, epochs: Any, resume: str | None) -> dict[str, Any]:
 
 
 def _save_model(result: Any, storage: Storage, folder: str) -> None:
-    """The checkpoint directory into storage; `trainer.pt`, which says that it is whole, goes last."""
+    """The model into storage; `model.json`, which says that it is whole, goes last."""
     with tempfile.TemporaryDirectory() as local:
-        result.save(local)
-        for name in sorted(os.listdir(local), key=lambda name: (name == "trainer.pt", name)):
+        result.snapshot.save_model(local)
+        for name in sorted(os.listdir(local), key=lambda name: (name == "model.json", name)):
             storage.write(f"{folder}/{name}", Path(local, name).read_bytes())
 
 

@@ -1,84 +1,101 @@
 """Models × variants × seeds in, one table out: what each is worth on the test split, and how sure that is.
 
-    feature table ──ray.put──▶ a task a run: fit ──▶ compare/runs/<hash>.json ──▶ compare.md .csv .svg
+    features ──ray.put──▶ a task a run: fit ──▶ compare/runs/RUN.json ──▶ compare/NAME/compare.md .csv .svg
 
-A run's file is named by all that decides its result, and written when it ends: an interrupted comparison
-goes on, and one with a model more trains that model only. Of its variants a model keeps the one whose mean
-over the seeds is best on the *validation* split; test metrics are read only of the variants so chosen.
+A run's file is named by all that decides its result (settings and data, as `train` names its models), and
+written when it ends: an interrupted comparison goes on, and one with a model more trains that model only. Of
+its variants a model keeps the one whose mean over the seeds is best on the *validation* split; test metrics
+are read only of the variants so chosen.
 """
 
 import csv
 import io
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mmray import console
-from mmray.config import CompareConfig, Config, ConfigLike, TuneConfig, as_config, override
+from mmray.config import CompareConfig, Config, ConfigLike, TuneConfig, as_config
+from mmray.config.variants import varied
 from mmray.distributed.admission import plan_compare
 from mmray.distributed.feeding import load_features
 from mmray.errors import MmrayError, TableError
 from mmray.results.rows import number_or_null
-from mmray.stages.train import check_targets, up_to_date
+from mmray.stages.train import check_targets, starts_from, up_to_date
 from mmray.storage.filesystem import Storage
 from mmray.storage.lock import one_driver
-from mmray.tables.identity import hash_of
+from mmray.tables.features import Data
+from mmray.tables.identity import hash_of, run_name
 from mmray.targets import known, lower_is_better
 
-__all__ = ["compare", "markdown"]
+__all__ = ["compare", "finished_comparison", "markdown"]
 
 CPUS = 1.0  # of a run
-FREE = {"workers", "cpus_per_worker", "max_restarts", "baselines", "seed"}
-"""Training settings that do not change a run, or are a part of its name already."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One model to train with one seed; `config` has its settings, `key` names its file."""
+    """One model to train with one seed; `config` has its settings and features, `key` names its file."""
 
     model: str
     variant: int
-    seed: int
-    features: tuple[str, ...]
     config: Config
     key: str
+
+    @property
+    def seed(self) -> int:
+        """Of its training."""
+        return self.config.train.seed
 
 
 @one_driver
 def compare(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     """Train what is not trained yet, write the table, return it as a summary.
 
+    A run that cannot be trained costs its model's row, and is told; the others go on.
+
     Raises:
         TableError: where the features are not there, or there is no test split.
         SamplesError: where a split is empty or a label is unknown, before any run starts.
         PlanError: where not even one run fits the cluster.
+        MmrayError: where no model could be trained, what is wrong with the first.
     """
     config = as_config(config)
-    storage, folder = Storage(config.storage), config.path("compare")
-    fingerprint = up_to_date(config, storage).digest
-    runs = planned_runs(config, fingerprint)
-    done = storage.names(f"{folder}/runs")
+    storage, runs_folder = Storage(config.storage), config.path("compare", "runs")
+    data = up_to_date(config, storage)
+    runs = planned_runs(config, _naming(storage, data))
+    folder = comparison_folder(config, runs)
+    done = storage.names(runs_folder)
     todo = list({run.key: run for run in runs if f"{run.key}.json" not in done}.values())
     start = time.perf_counter()
+    faults: dict[str, MmrayError] = {}
     if todo:
-        data = load_features(config, storage, list(config.features))
-        check_targets(config, data)
-        if not (data.split == "test").any():
-            raise TableError(f"{config.path('features')}: nothing to compare on: no row has split 'test'")
-        _run_all(todo, data, storage, f"{folder}/runs", address)
-    results = {run: storage.read_json(f"{folder}/runs/{run.key}.json") for run in runs}
-    rows = table_rows(config, results)
+        features = load_features(config, storage, list(config.features))
+        check_targets(config, features)
+        if not (features.split == "test").any():
+            raise TableError(f"{config.path('samples')}: nothing to compare on: no row has split 'test'")
+        faults = _run_all(config, todo, features, storage, runs_folder, address)
+    trained = [run for run in runs if run.key not in faults]
+    results = {run: storage.read_json(f"{runs_folder}/{run.key}.json") for run in trained}
+    if not results:
+        raise next(iter(faults.values()))
+    rows = table_rows(config, {run: results.get(run) for run in runs})
     summary = {
         "rows": rows,
         "runs": len(runs),
-        "runs_now": len(todo),
+        "runs_now": len(todo) - len(faults),
+        "failed": {
+            f"{run.model}, variant {run.variant}, seed {run.seed}": str(faults[run.key])
+            for run in runs
+            if run.key in faults
+        },
         "seconds": round(time.perf_counter() - start, 3),
         "monitor": config.train.monitor,
-        "features_fingerprint": fingerprint,
+        "features_fingerprint": data.digest,
         "table": f"{folder}/compare.md",
         "output": folder,
     }
@@ -90,8 +107,8 @@ def compare(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     return summary
 
 
-def planned_runs(config: Config, fingerprint: str) -> list[Run]:
-    """Every run: each feature alone, then the models, each × variants × seeds."""
+def planned_runs(config: Config, name: Callable[[Config], str]) -> list[Run]:
+    """Every run: each feature alone, then the models, each × variants × seeds; `name` names a training."""
     models: dict[str, dict[str, Any]] = {}
     if len(config.features) > 1:
         models |= {f"{name} only": {"features": [name]} for name in config.features}
@@ -100,47 +117,59 @@ def planned_runs(config: Config, fingerprint: str) -> list[Run]:
     alone = config.model_copy(update={"compare": CompareConfig(), "tune": TuneConfig()})
     runs = []
     for model, changes in models.items():
-        features = tuple(changes.get("features", config.features))
+        features = {"features": changes.get("features", list(config.features))}
         settings = {dotted: value for dotted, value in changes.items() if dotted != "features"}
         for variant, more in enumerate(config.compare.variants or [{}]):
-            varied = override(override(alone, settings), more)
             for seed in config.compare.seeds:
-                seeded = override(varied, {"train.seed": seed})
-                key = _key(seeded, features, fingerprint)
-                runs.append(Run(model, variant, seed, features, seeded, key))
+                changed = varied(varied(alone, settings), {**more, "train.seed": seed, **features})
+                runs.append(Run(model, variant, changed, name(changed)))
     return runs
 
 
-def _key(config: Config, features: tuple[str, ...], fingerprint: str) -> str:
-    model = config.model.model_dump(mode="json")
-    model["encoders"] = {name: encoder for name, encoder in model["encoders"].items() if name in features}
-    return hash_of(
-        {
-            "model": model,
-            "train": config.train.model_dump(mode="json", exclude=FREE),
-            "seed": config.train.seed,
-            "targets": {name: target.model_dump(mode="json") for name, target in config.targets.items()},
-            "features": sorted(features),
-            "fingerprint": fingerprint,
-        }
-    )
+def comparison_folder(config: Config, runs: Sequence[Run]) -> str:
+    """Where the table of these runs is."""
+    return config.path("compare", hash_of([[run.model, run.variant, run.seed, run.key] for run in runs]))
+
+
+def finished_comparison(config: Config, storage: Storage, data: Data) -> dict[str, Any] | None:
+    """The summary of this config's comparison on these data; None where there is none."""
+    runs = planned_runs(config, _naming(storage, data))
+    return storage.read_json(f"{comparison_folder(config, runs)}/_summary.json")
+
+
+def _naming(storage: Storage, data: Data) -> Callable[[Config], str]:
+    """Names the training of a config on its part of these data, as `train` would name it."""
+    starts: dict[str | None, str | None] = {}
+
+    def name(config: Config) -> str:
+        start = config.train.initialize_from
+        if start not in starts:
+            starts[start] = starts_from(config, storage)
+        tables = {feature: data.tables[feature] for feature in config.features}
+        return run_name(config, replace(data, tables=tables).digest, starts[start])
+
+    return name
 
 
 # ------------------------------------------------------------------------------------ running
 
 
-def _run_all(todo: Sequence[Run], data: Any, storage: Storage, folder: str, address: str | None) -> None:
-    """Every run as a task of one CPU; the features are in the object store once."""
+def _run_all(
+    config: Config, todo: Sequence[Run], data: Any, storage: Storage, folder: str, address: str | None
+) -> dict[str, MmrayError]:
+    """Every run as a task, with the features in the object store once; {key: fault} of those that failed."""
     from mmray.distributed import pools as cluster
 
     cluster.connect(address)
     import ray
     from ray.exceptions import RayTaskError
 
-    cluster.announce_wait([plan_compare(cluster.nodes(), CPUS)])
-    task = ray.remote(num_cpus=CPUS)(run_one)
+    pool = plan_compare(cluster.nodes(), CPUS, config.compare.gpus_per_run)
+    cluster.announce_wait([replace(pool, size=1)])
+    task = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(run_one)
     shared = ray.put(data)
     pending = {task.remote(shared, run, storage, folder): run for run in todo}
+    faults: dict[str, MmrayError] = {}
     with console.progress("compare", total=len(todo)) as meter:
         while pending:
             (ended, *_), _ = ray.wait(list(pending), num_returns=1)
@@ -148,45 +177,60 @@ def _run_all(todo: Sequence[Run], data: Any, storage: Storage, folder: str, addr
             try:
                 ray.get(ended)
             except RayTaskError as error:
-                for other in pending:
-                    ray.cancel(other, force=True)
-                if isinstance(error.cause, MmrayError):
-                    raise error.cause from None
-                raise
+                if not isinstance(error.cause, MmrayError):
+                    for other in pending:
+                        ray.cancel(other, force=True)
+                    raise
+                faults[run.key] = error.cause
             meter.advance(1, f"{run.model}, seed {run.seed}")
+    return faults
 
 
 def run_one(data: Any, run: Run, storage: Storage, folder: str) -> None:
     """Fit one model on the shared features and write what it is worth."""
     import torch
 
+    from mmray.distributed.pools import own_device
+    from mmray.distributed.training import other_model
     from mmray.training.loop import fit
+    from mmray.training.monitor import monitored
     from mmray.training.predict import model_outputs
 
     torch.set_num_threads(1)
-    start, config = time.perf_counter(), run.config
-    result = fit(config.model, config.train, data, list(run.features), config.targets)
+    device, start, config = own_device(), time.perf_counter(), run.config
+    features = list(config.features)
+    with other_model(config, storage) as other:
+        result = fit(
+            config.model,
+            config.train,
+            data,
+            features,
+            config.targets,
+            device=device,
+            initialize_from=other,
+        )
     seconds = time.perf_counter() - start
     spec, test = result.snapshot.spec, data.subset(data.split == "test")
     examples = spec.examples(test)
-    outputs = model_outputs(result.model, examples, np.arange(len(test)), config.train.batch_size, "cpu")
+    outputs = model_outputs(result.model, examples, np.arange(len(test)), config.train.batch_size, device)
     scores = {}
     for name, target in spec.targets.items():
         truth = examples.targets[name]
         predicted = target.decode(outputs[name][known(truth)])
         parts, wholes = target.row_scores(predicted, truth[known(truth)])
         scores[name] = [parts.tolist(), wholes.tolist()]
-    monitor = config.train.monitor
-    monitored = result.best["val_loss" if monitor == "loss" else f"val/{monitor}"]
     found = {
         "model": run.model,
         "variant": run.variant,
         "seed": run.seed,
-        "monitored": number_or_null(monitored),
+        "features": features,
+        "monitored": number_or_null(monitored(result.best, config.train.monitor)),
         "epochs": len(result.history),
         "best_epoch": int(result.best["epoch"]),
         "parameters": sum(parameter.numel() for parameter in result.model.parameters()),
         "seconds": round(seconds, 3),
+        "transfer": str(result.transfer) if result.transfer else None,
+        "warnings": result.warnings,
         "test": {
             name: {
                 "rows": report["rows"],
@@ -204,20 +248,27 @@ def run_one(data: Any, run: Run, storage: Storage, folder: str) -> None:
 # ------------------------------------------------------------------------------------ the table
 
 
-def table_rows(config: Config, results: Mapping[Run, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a model: the majority, each feature alone, the models in the config's order."""
-    sign = 1 if lower_is_better(config.train.monitor) else -1
+def table_rows(config: Config, results: Mapping[Run, Mapping[str, Any] | None]) -> list[dict[str, Any]]:
+    """A row a model: the majority, each feature alone, the models in the config's order.
+
+    A model keeps the variant with the best mean of its own monitor. A variant of which a run failed (None) is
+    none to choose; a model without any other has no row.
+    """
+    done = {run: result for run, result in results.items() if result is not None}
     by_model: dict[str, dict[int, list[Run]]] = {}
     for run in results:
         by_model.setdefault(run.model, {}).setdefault(run.variant, []).append(run)
-    rows = [_majority_row(next(iter(results.values()))["test"])]
+    rows = [_majority_row(next(iter(done.values()))["test"])]
     for variants in by_model.values():
-        values = {
-            variant: _mean(results[run]["monitored"] for run in runs) for variant, runs in variants.items()
-        }
+        whole = {variant: runs for variant, runs in variants.items() if done.keys() >= {*runs}}
+        values = {variant: _mean(done[run]["monitored"] for run in runs) for variant, runs in whole.items()}
+        if not values:
+            continue
+        monitor = next(iter(whole.values()))[0].config.train.monitor
+        sign = 1 if lower_is_better(monitor) else -1
         chosen = min(values, key=lambda variant: _worst_if_nan(sign * values[variant]))
         settings = config.compare.variants[chosen] if config.compare.variants else {}
-        rows.append(_row(variants[chosen], results, values[chosen], settings))
+        rows.append(_row(whole[chosen], done, values[chosen], settings))
     return rows
 
 
@@ -242,7 +293,7 @@ def _row(
         interval[f"{name}/{report['main']}"] = [number_or_null(low), number_or_null(high)]
     return {
         "model": runs[0].model,
-        "features": list(runs[0].features),
+        "features": list(runs[0].config.features),
         "n": max(report["rows"] for report in found[0]["test"].values()),
         "seeds": len(found),
         "metrics": metrics,

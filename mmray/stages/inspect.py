@@ -16,8 +16,8 @@ __all__ = ["inspect", "show"]
 def inspect(path: str) -> dict[str, Any]:
     """What is at `path` and where the stages write below it: {path, tables, training, model}.
 
-    A table has {path, rows, files, schema, failures}; `training` is the results of the latest
-    one, `model` a model's description; null where there is none.
+    A table has {path, rows, files, schema, failures}; `training` is the results in a model's
+    folder, `model` its description; null where there is none.
 
     Raises:
         TableError: where there is none of these.
@@ -25,7 +25,7 @@ def inspect(path: str) -> dict[str, Any]:
     storage, path = Storage(), path.rstrip("/")
     if not storage.names(path):
         raise TableError(f"{path}: no such folder, or an empty one")
-    training = storage.read_json(f"{path}/results.json") or storage.read_json(f"{path}/train/results.json")
+    training = storage.read_json(f"{path}/results.json")
     below = [f"{path}/predictions/{name}" for name in sorted(storage.names(f"{path}/predictions"))]
     below += [f"{path}/features/{name}" for name in sorted(storage.names(f"{path}/features"))]
     if path.endswith(("/predictions", "/features")):

@@ -33,9 +33,10 @@ from mmray.errors import TableError
 from mmray.results.plots import scores_figure, to_svg, training_figure
 from mmray.results.predictions import judged
 from mmray.samples.index import known_index
-from mmray.stages.compare import plots
+from mmray.stages.compare import finished_comparison, plots
 from mmray.stages.extract import extract_summary
-from mmray.stages.train import run_of
+from mmray.stages.train import trained
+from mmray.stages.tune import search_folder
 from mmray.storage.filesystem import Storage
 from mmray.tables.features import Data as Tables
 from mmray.tables.features import complete_tables
@@ -69,11 +70,7 @@ def write_report(output: str, storage: Storage, config: Config) -> str:
     output = output.rstrip("/")
     tables = _tables(config, storage)
     whole = tables is not None and tables.tables.keys() == config.features.keys()
-    train = (
-        storage.read_json(f"{output}/train/{run_of(config, storage, tables)}/results.json")
-        if tables and whole
-        else None
-    )
+    train = trained(config, storage, tables) if tables and whole else None
     extract = extract_summary(config, storage, tables.index, tables.tables) if tables else None
     data = tables and _data(config, storage, tables)
     page = _template().render(
@@ -95,8 +92,10 @@ def write_report(output: str, storage: Storage, config: Config) -> str:
         score_plots=_score_plots(config, train),
         predictions=train
         and _predictions(config, storage, f"{output}/predictions/{train['model_fingerprint']}"),
-        comparison=_comparison(storage, f"{output}/compare/_summary.json"),
-        trials=_trials(storage, f"{output}/tune/trials.csv"),
+        comparison=_comparison(finished_comparison(config, storage, tables) if tables and whole else None),
+        trials=_trials(storage, f"{search_folder(config, storage, tables)}/trials.csv")
+        if tables and whole
+        else None,
         max_lines=LINES,
     )
     report = f"{output}/report.html"
@@ -281,8 +280,7 @@ def _of_split(tables: Iterable[pa.Table], split: str) -> Iterator[pa.Table]:
 # ------------------------------------------------------------------------------------ the rest
 
 
-def _comparison(storage: Storage, summary: str) -> dict[str, Any] | None:
-    found = storage.read_json(summary)
+def _comparison(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if found is None:
         return None
     return {"table": found["rows"], "plots": [Markup(svg) for svg in plots(found["rows"]).values()]}

@@ -17,7 +17,7 @@ from mmray import console
 from mmray.config import Config, ConfigLike, as_config
 from mmray.distributed.admission import plan_score
 from mmray.errors import TableError
-from mmray.stages.train import run_of, up_to_date
+from mmray.stages.train import model_folder, trained, up_to_date
 from mmray.storage.filesystem import Storage
 from mmray.storage.lock import one_driver
 from mmray.tables.features import Data
@@ -45,9 +45,7 @@ def score(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     summary = storage.read_json(f"{folder}/_summary.json")
     if summary and summary["made_from"] == made_from:
         return {**summary, "rows_this_run": 0}
-    scoring = _Scoring(
-        storage, data, config.path("train", model["run"], "model"), folder, config.score.batch_size
-    )
+    scoring = _Scoring(storage, data, model_folder(config, model["run"]), folder, config.score.batch_size)
     done = scoring.up_to_date()
     todo = sorted(set(range(len(data.index.partitions))) - done.keys())
     summary = {**_score(config, scoring, todo, list(done.values()), address), "made_from": made_from}
@@ -61,10 +59,10 @@ def score(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
 
 def _require_model(config: Config, storage: Storage, data: Data) -> dict[str, Any]:
     """The results of this config's training on these data."""
-    results = storage.read_json(config.path("train", run_of(config, storage, data), "results.json"))
+    results = trained(config, storage, data)
     if results is None:
         raise TableError(
-            f"{config.path('train')}: no model of these settings, trained on these samples and features, is "
+            f"{config.path('models')}: no model of these settings, trained on these samples and features, is "
             "here; run `mmray train` first"
         )
     return results

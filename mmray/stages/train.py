@@ -2,9 +2,9 @@
 
 Every worker reads the table once, or streams it (see `feeding`), and calls the one `fit`; each epoch
 leaves a checkpoint with Ray, from which the run goes on after a worker, or this driver, has died. What is
-trained (settings, features) names the run's folder: the same config continues or does nothing, another one
-is another run, and no model is ever overwritten. Models on each feature alone, fitted by the same workers,
-give the rows to beat.
+trained (settings, data) names the run, and nothing else does: the same config continues or does nothing;
+another one, or the same after a relabel, is another run, and no model is ever overwritten. Models on each
+feature alone, fitted by the same workers, give the rows to beat.
 """
 
 import time
@@ -23,7 +23,7 @@ from mmray.tables.features import Data, require_data
 from mmray.tables.identity import hash_of, run_name
 from mmray.tables.parts import done_partitions
 
-__all__ = ["check_targets", "run_of", "train", "up_to_date"]
+__all__ = ["check_targets", "model_folder", "run_of", "starts_from", "train", "trained", "up_to_date"]
 
 
 @one_driver
@@ -38,18 +38,35 @@ def train(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     config = as_config(config)
     storage = Storage(config.storage)
     data = up_to_date(config, storage)
-    run, features = run_of(config, storage, data), hash_of(data.fingerprints)
-    results = storage.read_json(f"{config.path('train')}/{run}/results.json")
-    if results is None:
+    results = trained(config, storage, data)
+    if results is None or not {*_baselines(config)} <= {*results["alone"]}:
         check_targets(config, load_features(config, storage, []))
-        results = _train(config, storage, run, features, address)
+        results = _train(config, storage, data, address)
         results["warnings"] = [*data.index.leaks, *results["warnings"]]
-        storage.write_json(f"{config.path('train')}/{run}/results.json", results)
-    storage.write_json(f"{config.path('train')}/results.json", results)
+        storage.write_json(_results_of(config, results["run"]), results)
     return results
 
 
-def _train(config: Config, storage: Storage, run: str, features: str, address: str | None) -> dict[str, Any]:
+def trained(config: Config, storage: Storage, data: Data) -> dict[str, Any] | None:
+    """The results of this config's training on these data; None where it has not ended."""
+    return storage.read_json(_results_of(config, run_of(config, storage, data)))
+
+
+def model_folder(config: Config, run: str) -> str:
+    """Where the model of a run is, with its results: all that scoring needs."""
+    return config.path("models", run)
+
+
+def _results_of(config: Config, run: str) -> str:
+    return f"{model_folder(config, run)}/results.json"
+
+
+def _baselines(config: Config) -> list[str]:
+    """The features on each of which alone a model is trained beside."""
+    return list(config.features) if config.train.baselines and len(config.features) > 1 else []
+
+
+def _train(config: Config, storage: Storage, data: Data, address: str | None) -> dict[str, Any]:
     from mmray.distributed import pools as cluster
 
     cluster.connect(address)
@@ -58,12 +75,14 @@ def _train(config: Config, storage: Storage, run: str, features: str, address: s
     window = streaming_window(config, storage, plan_memory(config.train, workers, nodes))
     cluster.announce_wait([workers.pool])
     start = time.perf_counter()
+    run, features = run_of(config, storage, data), hash_of(data.fingerprints)
     job = Job(
         config=config,
         storage=storage,
         folder=config.path("train", run),
-        model_folder=config.path("train", run, "model"),
+        model_folder=model_folder(config, run),
         features_fingerprint=features,
+        baselines=_baselines(config),
         window=window,
     )
     fused = fit_on_workers(job, workers)
@@ -71,7 +90,7 @@ def _train(config: Config, storage: Storage, run: str, features: str, address: s
     alone = {name: report for name, report in fused["alone"].items() if name not in untrained}
     return {
         "run": run,
-        "model": config.path("train", run, "model"),
+        "model": model_folder(config, run),
         "model_fingerprint": fused["fingerprint"],
         "features": list(config.features),
         "features_fingerprint": features,
@@ -87,9 +106,10 @@ def _train(config: Config, storage: Storage, run: str, features: str, address: s
         ],
         "seconds": round(time.perf_counter() - start, 3),
         "rows": results_rows(fused["test"], alone, list(config.features)),
+        "alone": list(fused["alone"]),
         "patterns": pattern_rows(fused["test"]),
         "splits": fused["splits"],
-        "output": config.path("train", run),
+        "output": model_folder(config, run),
     }
 
 
@@ -136,9 +156,27 @@ def _changed(infos: dict[str, dict[str, Any]]) -> float:
 
 
 def run_of(config: Config, storage: Storage, data: Data) -> str:
-    """The name of the training of this config on this data."""
-    other = config.train.initialize_from
-    return run_name(config, data.digest, _fingerprint_of(storage, other) if other else None)
+    """The name of the training of this config on this data.
+
+    Raises:
+        TableError: where `train.initialize_from` holds no trained model.
+    """
+    return run_name(config, data.digest, starts_from(config, storage))
+
+
+def starts_from(config: Config, storage: Storage) -> str | None:
+    """The fingerprint of the model `train.initialize_from` names.
+
+    Raises:
+        TableError: where it holds no trained model.
+    """
+    folder = config.train.initialize_from
+    if folder is None:
+        return None
+    model = storage.read_json(f"{folder}/model.json")
+    if model is None:
+        raise TableError(f"train.initialize_from: {folder} holds no trained model (no model.json)")
+    return model["fingerprint"]
 
 
 def check_targets(config: Config, data: Any) -> None:
@@ -156,10 +194,3 @@ def check_targets(config: Config, data: Any) -> None:
             )
     for name, target in config.targets.items():
         target.fit(name, data.targets[name], data.sample_ids, data.split == "train")
-
-
-def _fingerprint_of(storage: Storage, folder: str) -> str:
-    model = storage.read_json(f"{folder}/model.json")
-    if model is None:
-        raise TableError(f"train.initialize_from: {folder} holds no trained model (no model.json)")
-    return model["fingerprint"]

@@ -26,13 +26,14 @@ from mmray.distributed.feeding import load_features, open_table, streaming_windo
 from mmray.distributed.progress import EpochFeed, watch_trials
 from mmray.distributed.trial import run_trial
 from mmray.errors import ConfigError, TableError
-from mmray.stages.train import check_targets, up_to_date
+from mmray.stages.train import check_targets, starts_from, up_to_date
 from mmray.storage.filesystem import Storage
 from mmray.storage.lock import one_driver
-from mmray.tables.identity import hash_of
+from mmray.tables.features import Data
+from mmray.tables.identity import search_name
 from mmray.targets import lower_is_better
 
-__all__ = ["tune"]
+__all__ = ["search_folder", "tune"]
 
 RESTARTS = 2
 """Times a trial goes on after its process or node died."""
@@ -52,14 +53,18 @@ def tune(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     if not config.tune.space:
         raise ConfigError("config", [("tune.space", "is empty: name a setting to search")])
     storage = Storage(config.storage)
-    features = up_to_date(config, storage).digest
-    folder = config.path("tune", _search_name(config, features))
+    folder = search_folder(config, storage, up_to_date(config, storage))
     summary = storage.read_json(f"{folder}/_summary.json")
     if summary is None:
         check_targets(config, load_features(config, storage, []))
         summary = _tune(config, storage, folder, address)
         storage.write_json(f"{folder}/_summary.json", summary)
     return summary
+
+
+def search_folder(config: Config, storage: Storage, data: Data) -> str:
+    """Where the search of this config on these data is."""
+    return config.path("tune", search_name(config, data.digest, starts_from(config, storage)))
 
 
 def _tune(config: Config, storage: Storage, folder: str, address: str | None) -> dict[str, Any]:
@@ -99,14 +104,6 @@ def _tune(config: Config, storage: Storage, folder: str, address: str | None) ->
         "seconds": round(time.perf_counter() - start, 3),
         "output": folder,
     }
-
-
-def _search_name(config: Config, features: str) -> str:
-    """A name that follows from all that decides the search, so that only the same one is continued."""
-    sections = config.model_dump(mode="json", include={"targets", "model", "train", "tune"})
-    for free in ("concurrent", "cpus_per_trial", "gpus_per_trial", "time_budget_s"):
-        del sections["tune"][free]
-    return hash_of({**sections, "features": features})
 
 
 def _mode(config: Config) -> str:

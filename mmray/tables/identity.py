@@ -42,8 +42,11 @@ __all__ = [
     "media_keys",
     "require_same",
     "run_name",
+    "search_name",
 ]
 
+TRAINING_VERSION = 2
+"""Raised when the same settings train another model, or are judged in another way, than before."""
 FEATURE_VERSION = 1
 """Raised when the same settings give other numbers than before."""
 
@@ -177,13 +180,20 @@ def run_name(config: Config, data: str, initialize_from: str | None = None) -> s
 
     `data` is its `data_digest`, `initialize_from` the fingerprint of the model it starts from.
     """
+    model = deciding(config.model)
     decides = {
+        "version": TRAINING_VERSION,
         "targets": {name: deciding(target) for name, target in config.targets.items()},
         "features": sorted(config.features),
-        "model": deciding(config.model),
+        "model": {**model, "encoders": {n: e for n, e in model["encoders"].items() if n in config.features}},
         "train": {**deciding(config.train), "initialize_from": initialize_from},
     }
     return hash_of({**decides, "data": data})
+
+
+def search_name(config: Config, data: str, initialize_from: str | None = None) -> str:
+    """A name that follows from all that decides a search: the training it varies, and the search itself."""
+    return hash_of({"run": run_name(config, data, initialize_from), "search": deciding(config.tune)})
 
 
 def hash_of(value: Any) -> str:

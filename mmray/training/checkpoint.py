@@ -1,10 +1,10 @@
 """A moment of training ⇄ a directory from which it goes on, or from which the best model scores.
 
     weights.pt        state dict of the best epoch so far (loads with weights_only=True)
-    model.json        version, configs, features with shapes, targets, metrics, fingerprint
     vocabulary.json   {feature: words}
-    trainer.pt        current weights, optimizer, metrics of every epoch; written last: its presence
-                      means that the directory is complete
+    trainer.pt        current weights, optimizer, metrics of every epoch: of a checkpoint, not of a model
+    model.json        version, configs, features with shapes, targets, metrics, fingerprint; written last:
+                      its presence means that the directory is complete
 
 There is no generator state: every epoch seeds its own from (seed, epoch, rank), so that any number of
 workers can go on from here.
@@ -23,6 +23,7 @@ from torch import Tensor
 
 import mmray
 from mmray.errors import TableError
+from mmray.settings import deciding
 from mmray.storage.strict_json import dumps
 from mmray.training.predict import Predictor
 from mmray.training.spec import ModelSpec
@@ -38,9 +39,6 @@ __all__ = [
 
 VERSION = 2
 WEIGHTS, MODEL, VOCABULARY, TRAINER = "weights.pt", "model.json", "vocabulary.json", "trainer.pt"
-
-MAY_CHANGE = {"workers", "min_workers", "cpus_per_worker", "epochs", "patience", "baselines", "max_restarts"}
-"""Training settings that a resumed run may change without becoming another run."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,17 @@ class Snapshot:
         return self.history[int(self.history[-1]["best_epoch"]) - 1]
 
     def save(self, folder: str | Path) -> None:
-        """Write the directory; one that is already there is replaced file by file."""
-        folder = Path(folder)
+        """Write a checkpoint; one that is already there is replaced file by file."""
+        trainer = {"history": self.history, "current": self.current, "optimizer": self.optimizer}
+        self._save(Path(folder), {TRAINER: trainer})
+
+    def save_model(self, folder: str | Path) -> None:
+        """Write what scoring needs: a checkpoint without the state of training."""
+        self._save(Path(folder), {})
+
+    def _save(self, folder: Path, more: Mapping[str, dict]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / TRAINER).unlink(missing_ok=True)
+        (folder / MODEL).unlink(missing_ok=True)
         model = {
             "version": VERSION,
             "mmray": mmray.__version__,
@@ -77,12 +82,11 @@ class Snapshot:
             "metrics": self.best,
             "test": self.test,
         }
-        torch.save(self.weights, folder / WEIGHTS)
-        _write_json(folder / MODEL, model)
+        for name, state in {WEIGHTS: self.weights, **more}.items():
+            torch.save(state, folder / name)
         _write_json(folder / VOCABULARY, {name: v.words for name, v in self.spec.vocabularies.items()})
-        trainer = {"history": self.history, "current": self.current, "optimizer": self.optimizer}
-        torch.save(trainer, folder / f"{TRAINER}.partial")
-        os.replace(folder / f"{TRAINER}.partial", folder / TRAINER)
+        _write_json(folder / f"{MODEL}.partial", model)
+        os.replace(folder / f"{MODEL}.partial", folder / MODEL)
 
 
 def load_snapshot(folder: str | Path) -> Snapshot:
@@ -149,13 +153,17 @@ def require_same_training(saved: ModelSpec, wanted: ModelSpec) -> None:
 
 
 def _identity(spec: ModelSpec) -> dict[str, object]:
-    """{dotted name: value} of everything two runs must share to be one."""
-    data = spec.to_json()
+    """{dotted name: value} of everything two runs must share to be one.
+
+    Of a model to start from the run's name knows the fingerprint; here it would be a path.
+    """
+    data = {**spec.to_json(), "model": deciding(spec.model), "train": deciding(spec.train)}
     flat: dict[str, object] = {"features_fingerprint": data["features_fingerprint"]}
     for section in ("model", "train", "features", "targets"):
         flat |= {f"{section}.{key}": value for key, value in data[section].items()}
     flat |= {f"vocabulary.{name}": list(v.words) for name, v in spec.vocabularies.items()}
-    return {key: value for key, value in flat.items() if key not in {f"train.{k}" for k in MAY_CHANGE}}
+    del flat["train.initialize_from"]
+    return flat
 
 
 def _short(value: object) -> str:
@@ -164,7 +172,7 @@ def _short(value: object) -> str:
 
 
 def _load_model(folder: Path) -> tuple[ModelSpec, dict[str, Tensor], dict]:
-    if not (folder / TRAINER).exists():
+    if not (folder / MODEL).exists():
         state = "is incomplete: its writing was interrupted" if folder.exists() else "does not exist"
         raise TableError(f"the checkpoint {folder} {state}")
     model = _read_json(folder / MODEL)

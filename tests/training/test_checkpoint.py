@@ -59,8 +59,18 @@ def test_weights_and_description_stand_alone(result, folder):
 @pytest.mark.parametrize("missing", FILES)
 def test_an_incomplete_checkpoint_is_detected(folder, missing):
     (folder / missing).unlink()
-    with pytest.raises(TableError, match="incomplete" if missing == "trainer.pt" else missing):
-        load_predictor(folder)
+    with pytest.raises(TableError, match="incomplete" if missing == "model.json" else missing):
+        load_snapshot(folder)
+
+
+def test_a_model_is_a_checkpoint_without_the_state_of_training(result, folder, tmp_path):
+    result.snapshot.save_model(tmp_path / "alone")
+    assert sorted(path.name for path in (tmp_path / "alone").iterdir()) == [
+        name for name in FILES if name != "trainer.pt"
+    ]
+    assert load_predictor(tmp_path / "alone").fingerprint == load_predictor(folder).fingerprint
+    with pytest.raises(TableError, match=r"trainer\.pt"):
+        load_snapshot(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("torn", FILES)
@@ -108,7 +118,7 @@ def test_saving_again_replaces_what_was_there(result, folder, make_table, target
 
 
 def test_a_save_that_fails_leaves_no_mixture(result, folder):
-    """The earlier trainer.pt must not vouch for the newer weights."""
+    """The earlier model.json must not vouch for the newer weights."""
     cannot_be_pickled = replace(result.snapshot, optimizer={"step": lambda: None})
     with pytest.raises((pickle.PicklingError, AttributeError)):
         cannot_be_pickled.save(folder)

@@ -249,11 +249,13 @@ def test_resuming_gives_the_same_bits_as_never_stopping(data, targets, tmp_path)
     settings = {"monitor": "mood/accuracy", "patience": 6}
     straight = fit(config, train_config(epochs=6, **settings), data, FEATURES, targets)
 
-    def save_third(metrics, save):
+    def die_after_the_third(metrics, save):
         if metrics["epoch"] == 3:
             save(tmp_path / "third")
+            raise KeyboardInterrupt
 
-    fit(config, train_config(epochs=3, **settings), data, FEATURES, targets, report=save_third)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, train_config(epochs=6, **settings), data, FEATURES, targets, report=die_after_the_third)
     resumed = fit(
         config, train_config(epochs=6, **settings), data, FEATURES, targets, resume=tmp_path / "third"
     )
