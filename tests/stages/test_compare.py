@@ -17,12 +17,17 @@ from mmray.errors import ConfigError
 from mmray.stages.compare import compare, markdown, planned_runs, table_rows
 from mmray.stages.report import write_report
 from mmray.storage.filesystem import Storage
+from mmray.tables.identity import run_name
 from mmray.tables.parts import read_table
 
 MODELS = (
     "compare.models={concat: {}, late: {model.fusion: {kind: late}}, voice_mlp: {features: [voice], "
     "model.encoders.voice: {kind: mlp}}}"
 )
+
+
+def naming(config) -> str:
+    return run_name(config, "data")
 
 
 def runs_in(config) -> dict[str, dict]:
@@ -87,7 +92,7 @@ def test_a_variant_is_chosen_by_its_mean_on_validation_alone(table_project):
         "compare.models={concat: {}}",
         "compare.variants=[{train.learning_rate: 1e-3}, {train.learning_rate: 1e-2}]",
     )
-    runs = [run for run in planned_runs(config, "f") if run.model == "concat"]
+    runs = [run for run in planned_runs(config, naming) if run.model == "concat"]
     assert len({run.key for run in runs}) == 4
     # (validation, test) of each run: the better variant on average is the worse one on test.
     values = {(0, 0): (0.9, 0.1), (0, 1): (0.5, 0.1), (1, 0): (0.6, 1.0), (1, 1): (0.6, 1.0)}

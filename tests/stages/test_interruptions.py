@@ -93,11 +93,11 @@ def test_a_killed_driver_is_gone_on_from_by_the_same_command(table_project, undi
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(everything, LIMIT_S)
-    assert not Path(config.path("train", "results.json")).exists()
+    assert not list(Path(config.output).glob("models/*/results.json"))
     done = seconds_of(checkpoints(config)[-1])
     again = subprocess.run(command, capture_output=True, timeout=LIMIT_S, check=True)
     results = json.loads(again.stdout)
-    assert results == Storage().read_json(config.path("train", "results.json"))
+    assert results == Storage().read_json(f"{results['model']}/results.json")
     assert timeless(results) == timeless(undisturbed)
     kept = {epoch["epoch"]: epoch["seconds"] for epoch in results["history"]}
     assert len(done) < 12

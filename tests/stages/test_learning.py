@@ -90,13 +90,13 @@ def test_training_leaves_a_whole_checkpoint_tensorboard_logs_and_no_overwritten_
     model = Path(first["model"])
     assert {path.name for path in model.iterdir()} == {
         "model.json",
-        "trainer.pt",
+        "results.json",
         "vocabulary.json",
         "weights.pt",
     }
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(Path(first["output"]) / "tensorboard"))
+    events = EventAccumulator(config.path("train", first["run"], "tensorboard"))
     events.Reload()
     logged = [event.value for event in events.Scalars("val_loss")]
     assert logged == pytest.approx([epoch["val_loss"] for epoch in first["history"]])

@@ -66,7 +66,7 @@ def test_the_whole_journey(s3, ray_cluster, uploaded, tmp_path, monkeypatch):
     assert predictions["sample_id"].to_pylist() == [row["sample_id"] for row in rows]
     keys = objects(s3)
     model = summaries["train"]["model"].removeprefix(f"s3://{s3.bucket}/")
-    for name in ("weights.pt", "model.json", "vocabulary.json", "trainer.pt"):
+    for name in ("weights.pt", "model.json", "vocabulary.json", "results.json"):
         assert f"{model}/{name}" in keys
     assert any("/checkpoint_" in key for key in keys), "Ray Train's own checkpoints"
     assert any("/tensorboard/events" in key for key in keys)
