@@ -30,12 +30,6 @@ def broken_rules(config: Config) -> list[tuple[str, str]]:
             for name in sorted(imported)
             if not getattr(config.features[name], "path", None)
         ]
-    if imported and (others := sorted(config.features.keys() - imported)):
-        extracted = ", ".join(others)
-        faults += [
-            (f"features.{name}", f"is imported, {extracted} not: extract those first, then import that table")
-            for name in sorted(imported)
-        ]
     if config.train.monitor != "loss":
         target, _, metric = config.train.monitor.partition("/")
         if target not in config.targets:

@@ -44,9 +44,13 @@ class Found(NamedTuple):
 
 
 def samples(
-    source: Arrays, renamed: Mapping[str, str], targets: Sequence[str], lists: Collection[str] = ()
+    source: Arrays,
+    renamed: Mapping[str, str],
+    targets: Sequence[str],
+    lists: Collection[str] = (),
+    keep: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Manifest rows; `renamed` is {our column: theirs}, and a raw text is kept as `text`.
+    """Manifest rows; `renamed` is {our column: theirs}; a raw text is kept as `text`, and what `keep` names.
 
     Of the targets in `lists` an array of one label stays a list. Of recordings each interval is
     a sample, `video[0]`, `video[1]`, … as the CMU SDK calls them.
@@ -58,6 +62,7 @@ def samples(
     given = {name: renamed.get(name, name) for name in ("split", *targets)}
     given |= {name: theirs for name, theirs in renamed.items() if name != "sample_id"}
     given |= {name: name for name in ("start_s", "end_s") if name in columns and name not in given}
+    given |= {name: name for name in keep if name not in given}
     if "text" not in given and "raw_text" in columns:
         given["text"] = "raw_text"
     taken: Columns = {}

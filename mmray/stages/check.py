@@ -33,8 +33,10 @@ def check(config: ConfigLike) -> dict[str, Any]:
         MmrayError: the first thing that would stop a run.
     """
     config = as_config(config)
-    if imported := [name for name, feature in config.features.items() if feature.kind == "imported"]:
-        raise TableError(f"features {', '.join(imported)} are imported: `mmray import-features` checks them")
+    extracted = {name: feature for name, feature in config.features.items() if feature.kind != "imported"}
+    if not extracted:
+        imported = ", ".join(config.features)
+        raise TableError(f"features {imported} are imported: `mmray import-features` checks them")
     storage = Storage(config.storage)
     _require_writable(storage, config.output)
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +44,7 @@ def check(config: ConfigLike) -> dict[str, Any]:
         if config.targets:
             _check_targets(config, storage, index)
         samples = _spread(index, storage)
-    tried = _try(config, storage, samples)
+    tried = _try(config.model_copy(update={"features": extracted}), storage, samples)
     here, stages = _plan_here(config, len(index.partitions))
     return {
         "samples": index.rows,

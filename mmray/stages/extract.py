@@ -17,7 +17,8 @@ from mmray import console
 from mmray.config import Config, ConfigLike, as_config
 from mmray.distributed.admission import ExtractPlan, Node, plan_extract
 from mmray.errors import TableError
-from mmray.samples.index import Index, make_index
+from mmray.samples.index import Index
+from mmray.samples.of_arrays import project_index
 from mmray.storage.filesystem import Storage
 from mmray.storage.lock import one_driver
 from mmray.tables.accounting import Tally, cost, rates
@@ -30,22 +31,24 @@ __all__ = ["extract", "extract_summary", "extraction_summary", "finish"]
 
 @one_driver
 def extract(config: ConfigLike, address: str | None = None, *, retry_failed: bool = False) -> dict[str, Any]:
-    """Bring the features' tables to completion and return a summary.
+    """Bring the tables of the features (but for imported ones) to completion and return a summary.
 
     With `retry_failed`, rows of finished partitions that have a failure are done again as well.
 
     Raises:
         ConfigError, SamplesError, StorageError, TableError, PlanError: before anything is computed;
-            TableError also where the features are imported ones.
+            TableError also where all features are imported ones.
         BudgetError: when too large a share of the samples failed.
         WorkerError: when actors die again and again.
     """
     config = as_config(config)
-    if imported := [name for name, feature in config.features.items() if feature.kind == "imported"]:
-        raise TableError(f"features {', '.join(imported)} are imported; run `mmray import-features`")
+    extracted = {name: feature for name, feature in config.features.items() if feature.kind != "imported"}
+    if not extracted:
+        raise TableError(f"features {', '.join(config.features)} are imported; run `mmray import-features`")
     start = time.perf_counter()
     storage = Storage(config.storage)
-    index = make_index(config, storage)
+    index = project_index(config, storage)
+    config = config.model_copy(update={"features": extracted})
     complete = complete_tables(config, storage, index)
     finished = extract_summary(config, storage, index, complete)
     if finished and not (retry_failed and finished["failed_rows"]):

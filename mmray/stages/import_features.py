@@ -7,7 +7,6 @@ Where the manifest is a file of arrays, its samples are written to `samples/_sou
 as any manifest is. What was read is known by its content: train refuses a table whose source has changed.
 """
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,13 +16,14 @@ import pyarrow as pa
 
 from mmray import console
 from mmray.config import Config, ConfigLike, as_config
-from mmray.errors import MediaError, SamplesError, TableError
+from mmray.errors import MediaError, TableError
 from mmray.features.imported import ImportedFeature
-from mmray.samples.arrays import is_manifest, read_arrays, table_folder
+from mmray.samples.arrays import read_arrays, table_folder
 from mmray.samples.context import in_context
-from mmray.samples.imported import Found, ImportedStep, samples
-from mmray.samples.index import Index, make_index
+from mmray.samples.imported import Found, ImportedStep
+from mmray.samples.index import Index
 from mmray.samples.matching import Wanted, feature_of
+from mmray.samples.of_arrays import names_of, project_index
 from mmray.samples.trees import Arrays
 from mmray.stages.extract import extraction_summary, finish
 from mmray.storage.filesystem import Storage
@@ -41,19 +41,21 @@ Step = ImportedStep | MediaError
 
 @one_driver
 def import_features(config: ConfigLike) -> dict[str, Any]:
-    """Bring the features' tables to completion and return a summary, as `extract` does.
+    """Bring the tables of the imported features to completion and return a summary, as `extract` does.
 
     Raises:
         SamplesError: where the samples are not whole, or an array is not there or has no feature's shape.
-        TableError: where a feature is not imported.
+        TableError: where no feature is an imported one.
         BudgetError: where too large a share of the samples has no feature.
     """
     config = as_config(config)
-    if extracted := [name for name, feature in config.features.items() if feature.kind != "imported"]:
-        raise TableError(f"features {', '.join(extracted)} are not imported; run `mmray extract`")
+    imported = {name: feature for name, feature in config.features.items() if feature.kind == "imported"}
+    if not imported:
+        raise TableError(f"features {', '.join(config.features)} are not imported; run `mmray extract`")
     storage, start = Storage(config.storage), time.perf_counter()
     sources: dict[str, Arrays] = {}
-    index = _index(config, storage, sources)
+    index = project_index(config, storage, sources)
+    config = config.model_copy(update={"features": imported})
     complete = complete_tables(config, storage, index)
     missing = [name for name in config.features if name not in complete]
     tables = {**complete, **tables_to_make(config, missing, "cpu")}
@@ -80,25 +82,6 @@ def import_features(config: ConfigLike) -> dict[str, Any]:
     return {**summary, "notes": [*index.notes, *dict.fromkeys(odd)]}
 
 
-def _index(config: Config, storage: Storage, sources: dict[str, Arrays]) -> Index:
-    """The index; of a file of arrays the samples are written as a manifest first."""
-    manifest = config.samples.manifest
-    if not isinstance(manifest, str) or (is_manifest(manifest) and not done_partitions(storage, manifest)):
-        return make_index(config, storage)
-    sources[manifest] = read_arrays(manifest, storage, _names(config))
-    sets = [name for name, target in config.targets.items() if target.kind == "multilabel"]
-    rows = samples(sources[manifest], config.samples.columns, list(config.targets), sets)
-    written = config.path("samples", "_source.jsonl")
-    content = "".join(json.dumps(row, default=str) + "\n" for row in rows).encode()
-    if not storage.exists(written) or storage.read(written) != content:
-        storage.write(written, content)
-    own = config.samples.model_copy(update={"manifest": written, "columns": {}})
-    try:
-        return make_index(config.model_copy(update={"samples": own}), storage)
-    except SamplesError as error:  # its faults are of the rows of the arrays
-        raise SamplesError(str(error).replace(written, manifest)) from None
-
-
 def _columns(
     config: Config, storage: Storage, index: Index, missing: list[str], sources: dict[str, Arrays]
 ) -> tuple[dict[str, tuple[FeatureShape, Iterator[Step]]], list[str]]:
@@ -118,13 +101,6 @@ def _columns(
     return made, notes
 
 
-def _names(config: Config) -> list[str]:
-    """The names that the config asks for, where they may be those of arrays."""
-    features = [getattr(feature, "array", None) or name for name, feature in config.features.items()]
-    given = [*config.samples.columns.values(), *config.targets, *features, "split"]
-    return [name.partition("[")[0] for name in given]
-
-
 def _of_samples(
     config: Config,
     storage: Storage,
@@ -137,7 +113,7 @@ def _of_samples(
     path = table_folder(config.imported_from(feature), feature.array or name, storage)
     manifest = config.samples.manifest
     if path not in sources:
-        sources[path] = read_arrays(path, storage, _names(config))
+        sources[path] = read_arrays(path, storage, names_of(config))
     named = {column: table[column].to_pylist() for column in ("sample_id", "split", "start_s", "end_s")}
     own = sources.get(manifest) if isinstance(manifest, str) else None
     wanted = Wanted(

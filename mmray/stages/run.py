@@ -33,9 +33,10 @@ def run(
         summaries[stage] = summary
         show(stage, summary)
 
-    if all(feature.kind == "imported" for feature in config.features.values()):
+    imported = [feature.kind == "imported" for feature in config.features.values()]
+    if any(imported):
         ended("import-features", import_features(config))
-    else:
+    if not all(imported):
         ended("extract", extract(config, address))
     ended("train", train(config, address))
     ended("score", score(config, address))

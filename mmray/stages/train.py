@@ -16,12 +16,11 @@ from mmray.distributed.feeding import load_features, streaming_window
 from mmray.distributed.training import Job, fit_on_workers
 from mmray.errors import SamplesError, TableError
 from mmray.results.rows import pattern_rows, results_rows
-from mmray.samples.index import Index, known_index, make_index
+from mmray.samples.of_arrays import project_index
 from mmray.storage.filesystem import Storage
 from mmray.storage.lock import one_driver
 from mmray.tables.features import Data, require_data
 from mmray.tables.identity import hash_of, run_name
-from mmray.tables.parts import done_partitions
 
 __all__ = ["check_targets", "model_folder", "run_of", "starts_from", "train", "trained", "up_to_date"]
 
@@ -123,36 +122,8 @@ def up_to_date(config: Config, storage: Storage) -> Data:
         SamplesError: where the source is not whole.
         TableError: where a feature has no complete table.
     """
-    imported = all(feature.kind == "imported" for feature in config.features.values())
-    index = _imported_index(config, storage) if imported else make_index(config, storage)
+    index = project_index(config, storage)
     return require_data(config, storage, index=index)
-
-
-def _imported_index(config: Config, storage: Storage) -> Index:
-    """The index of imported features; where the samples are arrays, as the import left it.
-
-    Raises:
-        TableError: where the import has not run, or the arrays or targets are others since.
-    """
-    from mmray.samples.arrays import is_manifest
-
-    manifest = config.samples.manifest
-    if not isinstance(manifest, str) or (is_manifest(manifest) and not done_partitions(storage, manifest)):
-        return make_index(config, storage)
-    index = known_index(config, storage)
-    remedy = "run `mmray import-features` again"
-    if lacking := [name for name in config.targets if name not in index.columns(storage)]:
-        raise TableError(f"{index.folder}: targets {', '.join(lacking)} are not among the samples; {remedy}")
-    given, taken = (storage.infos(uri) for uri in (manifest, config.path("samples.parquet")))
-    if given and taken and _changed(given) > _changed(taken):
-        raise TableError(f"{manifest}: has changed since its samples were imported; {remedy}")
-    return index
-
-
-def _changed(infos: dict[str, dict[str, Any]]) -> float:
-    """When a file was written last, in seconds since 1970."""
-    (info,) = infos.values()
-    return info["LastModified"].timestamp() if "LastModified" in info else info["mtime"]
 
 
 def run_of(config: Config, storage: Storage, data: Data) -> str:

@@ -9,9 +9,11 @@ import pytest
 
 from mmray.config import Config, load_config
 from mmray.errors import ConfigError, SamplesError, TableError
+from mmray.samples.of_arrays import project_index
 from mmray.stages.extract import extract
 from mmray.stages.import_features import import_features
 from mmray.stages.report import write_report
+from mmray.stages.train import up_to_date
 from mmray.storage.filesystem import Storage
 from mmray.tables.features import require_data
 from mmray.tables.read import read
@@ -132,6 +134,43 @@ def test_features_of_several_files_are_joined_by_id(tmp_path):
     assert [error and error["reason"] for error in table["x_error"].to_pylist()] == [None, "absent", None]
 
 
+def test_imported_features_stand_beside_extracted_ones(tmp_path):
+    (tmp_path / "m.csv").write_text("sample_id,y,split,text\na,1,train,so good\nb,2,val,so bad\n")
+    np.savez(tmp_path / "x.npz", id=["b", "a"], x=np.arange(2.0))
+    config = project(
+        tmp_path,
+        f"samples.manifest={tmp_path}/m.csv",
+        "targets={y: {kind: regression}}",
+        f"features={{x: {{kind: imported, path: {tmp_path}/x.npz}}, words: {{kind: tokens}}}}",
+    )
+    assert list(import_features(config)["features"]) == ["x"]
+    with pytest.raises(TableError, match=r"no complete table of words .*run `mmray extract`"):
+        require_data(config, Storage())
+    # the index serves both, so that extracting makes it no second time
+    index = (tmp_path / "out/samples/_index.json").read_bytes()
+    project_index(config, Storage())
+    assert (tmp_path / "out/samples/_index.json").read_bytes() == index
+    assert read(config, features=["x"])["x"].to_pylist() == [[[1.0]], [[0.0]]]
+
+
+def test_labels_that_change_in_the_arrays_are_seen_without_an_import(tmp_path):
+    given = {"id": [*"wxyz"], "split": ["train", "train", "val", "test"], "y": [1.0, 2.0, 3.0, 4.0]}
+    np.savez(tmp_path / "x.npz", id=given["id"], x=np.ones((4, 2)))
+    np.savez(tmp_path / "mosi.npz", **given)
+    config = project(
+        tmp_path,
+        f"samples.manifest={tmp_path}/mosi.npz",
+        "targets={y: {kind: regression}}",
+        f"features={{x: {{kind: imported, path: {tmp_path}/x.npz}}}}",
+    )
+    import_features(config)
+    before = up_to_date(config, Storage()).index.digest
+    np.savez(tmp_path / "mosi.npz", **{**given, "y": [1.0, 2.0, 3.0, 5.0]})
+    data = up_to_date(config, Storage())  # its features are those that were imported
+    assert data.index.digest != before
+    assert read(config)["y"].to_pylist() == [1.0, 2.0, 3.0, 5.0]
+
+
 @pytest.mark.parametrize("array", [list, np.array])
 def test_sets_of_labels_are_imported_as_lists_or_arrays(tmp_path, array):
     tags = [["a"], ["a", "b"], [], ["b"]]
@@ -148,8 +187,6 @@ def test_what_cannot_be_imported_is_told(splits, tmp_path):
     config = project(tmp_path)
     with pytest.raises(TableError, match="text, audio, vision are imported; run `mmray import-features`"):
         extract(config)
-    with pytest.raises(ConfigError, match=r"features\.text +is imported, words not"):
-        project(tmp_path, "features.words={kind: tokens}")
     with pytest.raises(ConfigError, match="must have two groups"):
         project(tmp_path, "features.text.context=(.+)")
     with pytest.raises(SamplesError, match="no array 'mood' for mood"):
