@@ -24,6 +24,9 @@ from mmray.errors import MmrayError
 __all__ = ["STAGES", "Stage", "main"]
 
 CONFIG = click.Argument(["config"], metavar="CONFIG", type=click.Path(path_type=Path))
+OPTIONAL_CONFIG = click.Argument(
+    ["config"], metavar="[CONFIG]", type=click.Path(path_type=Path), required=False
+)
 OVERRIDES = click.Argument(["overrides"], metavar="[section.key=value]…", nargs=-1)
 ADDRESS = click.Option(
     ["--address"], envvar="RAY_ADDRESS", help="A Ray cluster; without one, a Ray is started here."
@@ -63,6 +66,7 @@ class Stage:
     does: str
     on_ray: bool = True
     options: tuple[click.Option, ...] = ()
+    needs_config: bool = True
 
 
 STAGES = (
@@ -86,7 +90,19 @@ STAGES = (
     Stage("train", "Features → a fusion model and its metrics, on Ray Train."),
     Stage("tune", "Search settings, on Ray Tune; writes the best config."),
     Stage("compare", "Models × seeds → one table of what each is worth."),
-    Stage("score", "Features and model → predictions, on Ray Data."),
+    Stage(
+        "score",
+        "Features and model → predictions, on Ray Data. Of a config's samples by its model; or, with "
+        "--model, --samples and --output, of any samples by any model, straight from media.",
+        options=(
+            click.Option(["--model"], metavar="MODEL", help="Folder of a trained model, local or s3://."),
+            click.Option(
+                ["--samples"], metavar="SOURCE", help="A manifest, tar shards or a folder of media."
+            ),
+            click.Option(["--output"], metavar="OUT", help="Where features and predictions go."),
+        ),
+        needs_config=False,
+    ),
     Stage("report", "All that was done so far as one HTML page.", on_ray=False),
     Stage("run", "Extract, train, score and report, one after the other."),
 )
@@ -134,20 +150,23 @@ def init(folder: Path) -> None:
 def _command(stage: Stage) -> click.Command:
     """`mmray STAGE CONFIG [section.key=value …]`."""
 
-    def run(config: Path, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
-        loaded = mmray.load_config(config, overrides)
+    def run(config: Path | None, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
+        if config is None and not any(options.get(option.name or "") for option in stage.options):
+            raise click.UsageError("Missing argument 'CONFIG'.")
+        loaded = None if config is None else mmray.load_config(config, overrides)
         function = getattr(mmray, stage.name.replace("-", "_"))
         given = {name: value for name, value in options.items() if value}
         if stage.name == "run" and not as_json:
             given["show"] = lambda name, summary: _show(name, summary, str(config))
-        summary = function(loaded, **given)
+        summary = function(**given) if loaded is None else function(loaded, **given)
         if as_json:
             _echo_json(summary)
         elif stage.name != "run":
-            _show(stage.name, summary, str(config))
+            _show(stage.name, summary, "" if config is None else str(config))
 
     address = (ADDRESS,) if stage.on_ray else ()
-    params = [CONFIG, OVERRIDES, *address, *stage.options, JSON]
+    config = CONFIG if stage.needs_config else OPTIONAL_CONFIG
+    params = [config, OVERRIDES, *address, *stage.options, JSON]
     brief = stage.does.partition(". ")[0].rstrip(".")
     return click.Command(stage.name, callback=run, params=list(params), help=stage.does, short_help=brief)
 

@@ -179,7 +179,7 @@ def show(stage: str, summary: Mapping[str, Any], config_path: str) -> None:
     if stage in _SHOW:
         _SHOW[stage](summary)
     out.print(f"  output   {summary['output']}", markup=False, soft_wrap=True)
-    if stage in _NEXT:
+    if stage in _NEXT and config_path:
         told = os.environ.get("MMRAY_SUBMITTED_AS")  # in a job: its config where it was submitted
         next_command = _NEXT[stage].format(**{**summary, "config": told or config_path})
         if told:

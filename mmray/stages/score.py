@@ -16,10 +16,11 @@ import pyarrow as pa
 from mmray import console
 from mmray.config import Config, ConfigLike, as_config
 from mmray.distributed.admission import plan_score
-from mmray.errors import TableError
+from mmray.errors import PlanError, TableError
+from mmray.stages.score_samples import open_samples
 from mmray.stages.train import model_folder, trained, up_to_date
 from mmray.storage.filesystem import Storage
-from mmray.storage.lock import one_driver
+from mmray.storage.lock import locked, one_driver
 from mmray.tables.features import Data
 from mmray.tables.identity import hash_of
 from mmray.tables.joined import read_joined
@@ -28,24 +29,65 @@ from mmray.tables.parts import digest_of, done_partitions, in_parallel, read_not
 __all__ = ["score"]
 
 
-@one_driver
-def score(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
-    """Bring the predictions of this config's model to completion and return their summary.
+def score(
+    config: ConfigLike | None = None,
+    address: str | None = None,
+    *,
+    model: str | None = None,
+    samples: str | None = None,
+    output: str | None = None,
+) -> dict[str, Any]:
+    """Bring predictions to completion and return their summary.
+
+    With a config: of its samples, by its model. With `model`, `samples` and `output` instead: of any samples,
+    labelled or not, by any trained model's folder; its features are extracted first, below `output`.
+
+    Args:
+        config: A config, or the path of one.
+        address: A Ray cluster; without one, a Ray is started here.
+        model: The folder of a model, or of its training, local or s3://.
+        samples: A manifest, tar shards or a folder of media, as `samples` of a config takes them.
+        output: Where features and predictions go.
 
     Raises:
-        TableError: where features are not there, or no model of this config on these data.
+        TableError: where features are not there, or no model of this config on these data; or where a model's
+            features cannot be made as they were.
         PlanError: where the actors do not fit.
     """
+    if config is not None:
+        if model or samples or output:
+            raise PlanError("score takes a config, or a model with samples and output, not both")
+        return _of_project(config, address)
+    if not (model and samples and output):
+        raise PlanError("score takes a config, or a model with samples and output: all three")
+    made, folder, data = open_samples(model, samples, output, address)
+    storage = Storage(made.storage)
+    with locked(storage, made.output, "score"):
+        fingerprint = storage.read_json(f"{folder}/model.json")["fingerprint"]
+        return _predict(made, storage, data, folder, fingerprint, address)
+
+
+@one_driver
+def _of_project(config: ConfigLike, address: str | None) -> dict[str, Any]:
     config = as_config(config)
     storage = Storage(config.storage)
     data = up_to_date(config, storage)
-    model = _require_model(config, storage, data)
-    folder = config.path("predictions", model["model_fingerprint"])
+    found = _require_model(config, storage, data)
+    return _predict(
+        config, storage, data, model_folder(config, found["run"]), found["model_fingerprint"], address
+    )
+
+
+def _predict(
+    config: Config, storage: Storage, data: Data, model: str, fingerprint: str, address: str | None
+) -> dict[str, Any]:
+    """Predictions by the model in a folder, below the config's output."""
+    folder = config.path("predictions", fingerprint)
     made_from = hash_of([data.digest, data.index.digest])
     summary = storage.read_json(f"{folder}/_summary.json")
     if summary and summary["made_from"] == made_from:
         return {**summary, "rows_this_run": 0}
-    scoring = _Scoring(storage, data, model_folder(config, model["run"]), folder, config.score.batch_size)
+    scoring = _Scoring(storage, data, model, folder, config.score.batch_size)
     done = scoring.up_to_date()
     todo = sorted(set(range(len(data.index.partitions))) - done.keys())
     summary = {**_score(config, scoring, todo, list(done.values()), address), "made_from": made_from}
@@ -151,7 +193,8 @@ class Score:
         scoring, data = self.scoring, self.scoring.data
         # First the digest: should the rows change in between, the predictions are done again, not kept.
         made_from = scoring.made_from(at)
-        labels = ["sample_id", "split", *self.predictor.spec.targets]
+        there = set(data.index.columns(scoring.storage))
+        labels = ["sample_id", "split", *(name for name in self.predictor.spec.targets if name in there)]
         predictions = self.predictor.predict(
             read_joined(scoring.storage, data, at, labels), scoring.batch_size
         )

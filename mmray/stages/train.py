@@ -17,6 +17,7 @@ from mmray.distributed.training import Job, fit_on_workers
 from mmray.errors import SamplesError, TableError
 from mmray.results.rows import pattern_rows, results_rows
 from mmray.samples.of_arrays import project_index
+from mmray.stages.score_samples import FEATURES, described
 from mmray.storage.filesystem import Storage
 from mmray.storage.lock import one_driver
 from mmray.tables.features import Data, require_data
@@ -41,6 +42,7 @@ def train(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     if results is None or not {*_baselines(config)} <= {*results["alone"]}:
         check_targets(config, load_features(config, storage, []))
         results = _train(config, storage, data, address)
+        storage.write_json(f"{model_folder(config, results['run'])}/{FEATURES}", described(config, data))
         results["warnings"] = [*data.index.leaks, *results["warnings"]]
         storage.write_json(_results_of(config, results["run"]), results)
     return results

@@ -40,10 +40,15 @@ def one_driver(stage: Stage) -> Stage:
     @functools.wraps(stage)
     def alone(config: Any, *args: Any, **kwargs: Any) -> Any:
         config = as_config(config)
-        with locked(Storage(config.storage), config.output, stage.__name__.replace("_", "-")):
+        with locked(Storage(config.storage), config.output, _command(stage)):
             return stage(config, *args, **kwargs)
 
     return cast(Stage, alone)
+
+
+def _command(stage: Callable[..., Any]) -> str:
+    """As it is typed: the name of the stage's module."""
+    return stage.__module__.rpartition(".")[2].replace("_", "-")
 
 
 @contextlib.contextmanager

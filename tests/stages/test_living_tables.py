@@ -12,7 +12,7 @@ import pytest
 from scipy.io import wavfile
 
 from mmray.config import Config, load_config
-from mmray.errors import TableError
+from mmray.errors import PlanError, TableError
 from mmray.stages.extract import extract
 from mmray.stages.score import score
 from mmray.stages.train import train
@@ -171,6 +171,42 @@ def test_training_and_scoring_follow_their_data(project):
     project.rows[0]["mood"] = "a"
     project.save()
     assert train(config)["run"] == first["run"], "the first data again"
+
+
+def test_a_model_scores_any_samples_straight_from_their_media(project, tmp_path):
+    config = project.config()
+    project.extract()
+    model = train(config)["output"]
+    score(config)
+    known = read(config)
+
+    # The same sounds and texts, without labels and splits, elsewhere, and one that is not there.
+    media = tmp_path / "elsewhere"
+    media.mkdir()
+    rows = [
+        {"sample_id": f"x-{row['sample_id']}", "audio": f"../{row['audio']}", "text": row["text"]}
+        for row in project.rows
+    ]
+    rows.append({"sample_id": "gone", "audio": "gone.wav", "text": None})
+    (media / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = {"model": model, "samples": str(media / "new.jsonl"), "output": str(tmp_path / "scored")}
+    scored = score(**arguments)
+    assert (scored["rows"], scored["unpredicted"]) == (21, 1)
+    assert score(**arguments)["rows_this_run"] == 0
+    new = read(arguments["output"])
+    assert new["sample_id"].to_pylist() == [row["sample_id"] for row in rows]
+    assert new["mood_predicted"].to_pylist() == [*known["mood_predicted"].to_pylist(), None]
+    before, after = (np.array(table["mood_probabilities"].to_pylist()[:20]) for table in (known, new))
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+    assert new["prediction_error"].to_pylist()[-1]["reason"] == "absent"
+    assert new["voice_error"].to_pylist()[-1]["reason"] == "missing_file"
+    assert set(new["mood"].to_pylist()) == {None}
+
+
+@pytest.mark.parametrize("given", [{}, {"model": "m"}, {"config": "x", "model": "m"}])
+def test_score_takes_a_config_or_a_model_with_samples_and_an_output(given):
+    with pytest.raises(PlanError, match="a config, or a model with samples and output"):
+        score(**given)
 
 
 def test_a_corrected_command_is_not_in_the_way_of_a_wrong_one(project, tmp_path):
