@@ -13,7 +13,6 @@ import contextlib
 import logging
 import math
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from mmray.distributed.feeding import open_table
 from mmray.distributed.progress import EpochFeed, watch_training
 from mmray.errors import MmrayError, StalledError, WorkerError
 from mmray.storage.filesystem import Storage
+from mmray.storage.scratch import scratch_folder
 
 __all__ = ["Job", "fit_on_workers", "other_model"]
 
@@ -78,7 +78,7 @@ def other_model(config: Config, storage: Storage) -> Iterator[str | None]:
     if config.train.initialize_from is None:
         yield None
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         yield storage.copy_down(config.train.initialize_from, folder)
 
 
@@ -246,7 +246,7 @@ def _work(job: Job, epochs: Any, resume: str | None) -> dict[str, Any]:
     device = str(ray.train.torch.get_device())
 
     def report(metrics: dict[str, float], save: Any) -> None:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             checkpoint = None
             if save is not None:
                 save(folder)
@@ -287,7 +287,7 @@ def _work(job: Job, epochs: Any, resume: str | None) -> dict[str, Any]:
 
 def _save_model(result: Any, storage: Storage, folder: str) -> None:
     """The model into storage; `model.json`, which says that it is whole, goes last."""
-    with tempfile.TemporaryDirectory() as local:
+    with scratch_folder() as local:
         result.snapshot.save_model(local)
         for name in sorted(os.listdir(local), key=lambda name: (name == "model.json", name)):
             storage.write(f"{folder}/{name}", Path(local, name).read_bytes())

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from mmray.config import Config
 from mmray.config.variants import varied
 from mmray.errors import MmrayError
 from mmray.storage.filesystem import Storage
+from mmray.storage.scratch import scratch_folder
 from mmray.targets import lower_is_better
 
 __all__ = ["run_trial"]
@@ -45,7 +45,7 @@ def run_trial(given: dict[str, Any], config: Config, storage: Storage, data: Any
         if time.monotonic() - saved < CHECKPOINT_S:
             ray_tune.report(told)
             return
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             save(folder)
             ray_tune.report(told, checkpoint=ray_tune.Checkpoint.from_directory(folder))
         saved = time.monotonic()

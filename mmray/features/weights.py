@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from mmray.errors import TableError
 from mmray.features.kinds import Feature, kind_of
 from mmray.storage.filesystem import Storage
+from mmray.storage.scratch import kept
 from mmray.storage.uris import parent, scheme_of
 
 __all__ = ["local_weights", "weights_fingerprint", "with_local_weights"]
@@ -41,8 +42,7 @@ def local_weights(uri: str, storage: Storage) -> str:
     if not infos:
         raise TableError(f"{uri}: no such weights file or model folder")
     version = hashlib.sha256(repr([(file, info["ETag"]) for file, info in infos.items()]).encode())
-    home = os.path.join(tempfile.gettempdir(), f"mmray-weights-{os.getuid()}")
-    os.makedirs(home, mode=0o700, exist_ok=True)
+    home = kept("weights")
     copy = os.path.join(home, version.hexdigest()[:16])
     if not os.path.exists(copy):
         with tempfile.TemporaryDirectory(dir=home) as folder:

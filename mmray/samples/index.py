@@ -18,7 +18,6 @@ bytes), and where rows must change their order they do so on disk.
 
 import hashlib
 import io
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from mmray.samples.sources import Source, find_source
 from mmray.samples.split import leaks, refuse_leaks
 from mmray.settings import deciding
 from mmray.storage.filesystem import Storage
+from mmray.storage.scratch import scratch_folder
 from mmray.tables.identity import hash_of, media_digest, media_keys
 from mmray.tables.parts import in_parallel, open_parquet
 from mmray.tables.schemas import SOURCES, sample_schema
@@ -234,8 +234,8 @@ def _write(
     schema = sample_schema(sources, config.targets, config.samples.keep)
     ledger = _Ledger.read(storage, folder, known, config.extract.partition_samples)
     samples = CheckedRows(config, storage, found)
-    with tempfile.TemporaryDirectory(prefix="mmray-index-") as scratch:
-        spool = f"{scratch}/rows.arrow"
+    with scratch_folder() as temporary:
+        spool = f"{temporary}/rows.arrow"
         places: list[np.ndarray] = []
         with pa.OSFile(spool, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             # A source with a fault raises after its last row: nothing was written of it.

@@ -5,7 +5,6 @@ answered before torch is imported; then a few samples are decoded and encoded fo
 """
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from mmray.distributed.admission import ExtractPlan, Node, plan_extract, plan_sc
 from mmray.errors import PlanError, SamplesError, TableError
 from mmray.samples.index import Index, make_index
 from mmray.storage.filesystem import Storage
+from mmray.storage.scratch import scratch_folder
 from mmray.storage.uris import absolute, parent, scheme_of
 
 __all__ = ["check", "show"]
@@ -39,7 +39,7 @@ def check(config: ConfigLike) -> dict[str, Any]:
         raise TableError(f"features {imported} are imported: `mmray import-features` checks them")
     storage = Storage(config.storage)
     _require_writable(storage, config.output)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         index = make_index(config, storage, folder)
         if config.targets:
             _check_targets(config, storage, index)

@@ -7,7 +7,6 @@ row more), so is it.
 """
 
 import hashlib
-import tempfile
 import time
 from typing import Any
 
@@ -21,6 +20,7 @@ from mmray.stages.score_samples import open_samples
 from mmray.stages.train import model_folder, trained, up_to_date
 from mmray.storage.filesystem import Storage
 from mmray.storage.lock import locked, one_driver
+from mmray.storage.scratch import scratch_folder
 from mmray.tables.features import Data
 from mmray.tables.identity import hash_of
 from mmray.tables.joined import read_joined
@@ -185,7 +185,7 @@ class Score:
         use_own_cpus()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.scoring = scoring
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             self.predictor = load_predictor(scoring.storage.copy_down(scoring.model, folder), device)
 
     def __call__(self, block: pa.Table) -> pa.Table:

@@ -22,6 +22,7 @@ from mmray.errors import MediaError, StorageError, UnreachableError
 from mmray.storage import faults as s3
 from mmray.storage.cells import read_cell
 from mmray.storage.local import files_below
+from mmray.storage.scratch import scratch
 from mmray.storage.strict_json import dumps
 from mmray.storage.uris import (
     SCHEMES,
@@ -265,7 +266,7 @@ class Storage:
                 reason, detail = ("missing_file", uri) if missing else ("fetch_failed", str(error))
                 raise MediaError(reason, detail) from error
             if on_s3 or span.size is not None:
-                copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="mmray-", suffix=span.suffix))
+                copy = stack.enter_context(tempfile.NamedTemporaryFile(dir=scratch(), suffix=span.suffix))
                 if on_s3:
                     self._fetch(uri, span, copy)
                 else:
@@ -309,9 +310,7 @@ class Storage:
             raise MediaError("fetch_failed", f"{uri}: {_one_line(error)}") from error
         if data is None:
             raise MediaError("missing_file", f"{uri}: the cell is empty")
-        with tempfile.NamedTemporaryFile(
-            prefix="mmray-", suffix=os.path.splitext(name or "")[1][:16]
-        ) as copy:
+        with tempfile.NamedTemporaryFile(dir=scratch(), suffix=os.path.splitext(name or "")[1][:16]) as copy:
             with self.faults(copy.name):
                 copy.write(data)
                 copy.flush()

@@ -276,7 +276,7 @@ CASES: list[tuple[dict, dict[str, str]]] = [
     ({"video": "words.mp4"}, {"face": "unreadable", "voice": "unreadable"}),
     ({"video": "zero.mp4"}, {"face": "unreadable", "voice": "unreadable"}),
     ({"video": "none.mp4"}, {"face": "missing_file", "voice": "missing_file"}),
-    ({"video": "."}, {"face": "unreadable", "voice": "unreadable"}),
+    ({"video": "."}, {"face": "fetch_failed", "voice": "fetch_failed"}),
     ({"video": "tone.wav"}, {"face": "no_video_stream"}),
     ({"video": "whole.mp4", "start_s": 3.0, "end_s": 4.0}, {"face": "bad_segment", "voice": "bad_segment"}),
     ({"video": "whole.mp4", "audio": "nan.wav"}, {"voice": "corrupt"}),
@@ -465,6 +465,10 @@ class Bucket:
     copies: list[int] = field(default_factory=list)
     """Temporary copies on disk at each request."""
 
+    def left(self) -> list[str]:
+        """The temporary copies on disk now."""
+        return [path.name for path in self.scratch.glob("mmray-*/process-*/*") if path.name != ".lock"]
+
     @property
     def storage(self) -> Storage:
         return Storage(StorageConfig(endpoint_url=self.endpoint_url, anonymous=True, max_attempts=1))
@@ -480,7 +484,7 @@ def bucket(media, tmp_path, monkeypatch) -> Iterator[Bucket]:
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
             served.gets[os.path.basename(self.path)] += 1
-            served.copies.append(len(os.listdir(scratch)))
+            served.copies.append(len(served.left()))
             super().do_GET()
 
         def log_message(self, *_: object) -> None:
@@ -518,7 +522,7 @@ def test_a_shared_file_is_fetched_once_and_dropped_after_its_last_sample(
     assert bucket.gets == {"whole.mp4": 1, "tone.wav": 1, "orange.png": 1, "silent.mp4": 1}
     # A request finds the copy it will fill; beside it only what a later sample still needs.
     assert bucket.copies == [1, 2, 1, 1]
-    assert os.listdir(bucket.scratch) == []
+    assert bucket.left() == []
 
     encoding = Encoding(features, device=Device(batch=64))
     assert same(
@@ -532,7 +536,7 @@ def test_copies_are_removed_whatever_ends_the_work(features, media, bucket):
     class Defect(Storage):
         def media(self, uri: str):
             if uri == "defect":
-                assert os.listdir(bucket.scratch)
+                assert bucket.left()
                 raise ZeroDivisionError
             return super().media(uri)
 
@@ -542,13 +546,13 @@ def test_copies_are_removed_whatever_ends_the_work(features, media, bucket):
     with pytest.raises(ZeroDivisionError) as caught:
         Preparation(features, Defect(bucket.storage.config))(samples)
     assert caught.tb is not None
-    assert os.listdir(bucket.scratch) == []
+    assert bucket.left() == []
 
     slices = Preparation(features, bucket.storage).slices(samples_of([video, video]), 1)
     next(slices)
-    assert len(os.listdir(bucket.scratch)) == 1
+    assert len(bucket.left()) == 1
     slices.close()
-    assert os.listdir(bucket.scratch) == []
+    assert bucket.left() == []
 
 
 def test_only_the_rows_asked_for_are_decoded(features, media):

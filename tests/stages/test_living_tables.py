@@ -176,7 +176,7 @@ def test_training_and_scoring_follow_their_data(project):
 def test_a_model_scores_any_samples_straight_from_their_media(project, tmp_path):
     config = project.config()
     project.extract()
-    model = train(config)["output"]
+    model = train(config)["model"]
     score(config)
     known = read(config)
 
