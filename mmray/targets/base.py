@@ -173,6 +173,10 @@ class FittedTarget(ABC):
         """
         return self
 
+    def uncalibrated(self) -> Self:
+        """The same with a temperature of 1: outputs as they are."""
+        return self
+
     def metrics(self, predicted: Predicted, truth: np.ndarray) -> dict[str, float]:
         """{name: value} for all `metric_names`, of encoded truths that are all known; NaN: undefined."""
         if not len(truth):

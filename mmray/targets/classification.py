@@ -148,6 +148,10 @@ class FittedClassification(FittedTarget):
         fitted = best_temperature(lambda t: -log_softmax(logits / t)[rows, truth].sum())
         return dataclasses.replace(self, temperature=fitted)
 
+    def uncalibrated(self) -> Self:
+        """With a temperature of 1."""
+        return dataclasses.replace(self, temperature=1.0)
+
     def _metrics(self, predicted: Predicted, truth: np.ndarray) -> dict[str, float]:
         assert predicted.probabilities is not None
         return class_metrics(predicted.probabilities, predicted.values, truth)

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 __all__ = [
+    "CALIBRATION",
     "LEVELS",
     "NUMBERS",
     "SENTIMENT",
@@ -32,6 +33,7 @@ SENTIMENT = 3
 """A sentiment score lies in [-3, 3]."""
 NUMBERS = ("mae", "correlation", "spearman", "ccc")
 SENTIMENT_METRICS = ("acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "acc5", "acc7")
+CALIBRATION = ("nll", "brier", "ece")
 LEVELS = ("mae", "accuracy", "f1_macro", "f1_weighted", "spearman")
 BINS = 15
 """Of confidences, as in Guo et al. 2017."""

@@ -144,6 +144,10 @@ class FittedMultilabel(FittedTarget):
             self, temperature=best_temperature(lambda t: -log_sigmoid(signed / t).sum())
         )
 
+    def uncalibrated(self) -> Self:
+        """With a temperature of 1."""
+        return dataclasses.replace(self, temperature=1.0)
+
     def _metrics(self, predicted: Predicted, truth: np.ndarray) -> dict[str, float]:
         assert predicted.probabilities is not None
         return label_metrics(predicted.probabilities, predicted.values, truth.astype(np.int64))

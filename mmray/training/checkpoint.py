@@ -159,8 +159,9 @@ def _identity(spec: ModelSpec) -> dict[str, object]:
     """
     data = {**spec.to_json(), "model": deciding(spec.model), "train": deciding(spec.train)}
     flat: dict[str, object] = {"features_fingerprint": data["features_fingerprint"]}
-    for section in ("model", "train", "features", "targets"):
+    for section in ("model", "train", "features"):
         flat |= {f"{section}.{key}": value for key, value in data[section].items()}
+    flat |= {f"targets.{name}": t.uncalibrated().to_json() for name, t in spec.targets.items()}
     flat |= {f"vocabulary.{name}": list(v.words) for name, v in spec.vocabularies.items()}
     del flat["train.initialize_from"]
     return flat

@@ -1,17 +1,19 @@
 """Outputs for a whole split → its loss and metrics, the report on the test split."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from mmray.targets import FittedTarget, Predicted, known
+from mmray.targets.metrics import CALIBRATION
 from mmray.training.aggregate import bootstrap_interval
 from mmray.training.batches import Examples
 from mmray.training.losses import Objective, loss_divisors, loss_sums
 from mmray.training.spec import ModelSpec
 
-__all__ = ["test_report", "validation_metrics"]
+__all__ = ["calibrated", "test_report", "validation_metrics"]
 
 
 def validation_metrics(
@@ -30,6 +32,17 @@ def validation_metrics(
     return results
 
 
+def calibrated(
+    spec: ModelSpec, truths: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+) -> ModelSpec:
+    """The spec whose probabilities fit these validation rows best: {target: encoded truths, outputs}."""
+    fitted = {}
+    for name, target in spec.targets.items():
+        seen = known(truths[name])
+        fitted[name] = target.calibrated(outputs[name][seen], truths[name][seen]) if seen.any() else target
+    return replace(spec, targets=fitted)
+
+
 def test_report(
     spec: ModelSpec,
     examples: Examples,
@@ -44,6 +57,7 @@ def test_report(
 
     rows        with a known truth; all below is about them
     metrics     of the fused output
+    uncalibrated   metrics of its probabilities at a temperature of 1: {nll, brier, ece}, where it has any
     main        the metric `interval` is about, a bootstrap's 95 %
     interval
     majority    metrics of a constant: what the `train` rows suggest when nothing is seen
@@ -56,14 +70,17 @@ def test_report(
     for name, target in spec.targets.items():
         usable = known(examples.targets[name][test])
         truth, predicted = examples.targets[name][test][usable], target.decode(outputs[name][usable])
+        plain = target.uncalibrated()
+        as_it_was = plain.metrics(plain.decode(outputs[name][usable]), truth)
         constant = np.tile(target.prior(examples.targets[name][train]), (len(truth), 1))
         heads = [modality for modality in spec.shapes if f"{modality}/{name}" in outputs]
         report[name] = {
             "rows": len(truth),
             "metrics": target.metrics(predicted, truth),
+            "uncalibrated": {key: as_it_was[key] for key in CALIBRATION if key in as_it_was},
             "main": target.target.metric_names[0],
             "interval": list(bootstrap_interval(*target.row_scores(predicted, truth))),
-            "majority": target.metrics(target.decode(constant), truth),
+            "majority": plain.metrics(plain.decode(constant), truth),
             "heads": {
                 modality: target.metrics(target.decode(outputs[f"{modality}/{name}"][usable]), truth)
                 for modality in heads

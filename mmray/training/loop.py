@@ -30,7 +30,7 @@ from mmray.fusion.model import FusionModel
 from mmray.targets import Target, known
 from mmray.training.batches import Examples, FeatureSet
 from mmray.training.checkpoint import Snapshot, load_snapshot, load_weights, require_same_training
-from mmray.training.evaluation import test_report, validation_metrics
+from mmray.training.evaluation import calibrated, test_report, validation_metrics
 from mmray.training.losses import Objective, loss_divisors, loss_sums
 from mmray.training.monitor import monitored, never_defined, standing, undefined_by_truths
 from mmray.training.optimization import Optimization
@@ -193,6 +193,8 @@ def fit(
         raise MmrayError(never_defined(train_config.monitor, len(history)))
     current = _copy(model.state_dict())
     model.load_state_dict(best_weights)
+    outputs = _all_outputs(model, feed, rows["val"], train_config.batch_size, worker)
+    spec = calibrated(spec, val_truths, outputs)
     test: dict[str, dict] = {}
     if len(rows["test"]):
         outputs = _all_outputs(model, feed, rows["test"], train_config.batch_size, worker)

@@ -12,7 +12,7 @@ from mmray import config as module
 from mmray.config import Config, Section, dump_config, load_config, override
 from mmray.errors import ConfigError
 from mmray.features.spectral import MelFeature
-from mmray.fusion import encoder_kinds
+from mmray.fusion import encoder_kinds, fusion_kinds
 from mmray.fusion.fusion_kinds import LateFusion
 
 BASE = """
@@ -361,7 +361,7 @@ def test_another_kind_starts_from_its_own_defaults(load):
     assert config.model.fusion == LateFusion(kind="late")
     assert config.model.encoders["face"] == encoder_kinds.MlpEncoder(kind="mlp", hidden=16)
     same = load(more, "model.fusion.kind=concat")
-    assert same.model.fusion == module.ConcatFusion(kind="concat", hidden=8)
+    assert same.model.fusion == fusion_kinds.ConcatFusion(kind="concat", hidden=8)
 
 
 def test_override_of_a_config(load):

@@ -69,7 +69,7 @@ def test_predictions_are_the_outputs_in_the_tables_units(predictor, make_table):
         batch = examples.batch(np.array([i]))
         with torch.no_grad():
             y = predictor.model(batch.inputs, batch.lengths, batch.times)
-        odds = np.exp(y["mood"][0].numpy())
+        odds = np.exp(y["mood"][0].numpy() / predictor.spec.targets["mood"].temperature)
         assert row["mood_probabilities"] == pytest.approx(odds / odds.sum(), rel=1e-4)
         assert row["mood_predicted"] == classes[int(odds.argmax())]
         assert row["score_predicted"] == pytest.approx(y["score"].item() * score.std + score.mean, rel=1e-4)
