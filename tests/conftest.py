@@ -39,6 +39,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 
 
+MARKS = {"ray_cluster": "ray", "s3": "s3"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a test asks for says its mark; tests that start a Ray or kill processes of their own say so."""
+    for item in items:
+        for fixture, mark in MARKS.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(mark)
+
+
 @dataclass(frozen=True)
 class S3:
     """A running S3 server and keys that may do everything in it."""

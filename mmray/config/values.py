@@ -117,9 +117,10 @@ def _require_bounded(text: str) -> None:
         elif isinstance(event, yaml.ScalarEvent):
             sizes |= {event.anchor: 1} if event.anchor else {}
         elif isinstance(event, yaml.AliasEvent):
-            if event.anchor in {anchor for anchor, _ in opened}:
-                problem = f"alias {event.anchor!r} stands inside what it stands for"
-            values += sizes.get(event.anchor, 0)
+            name = event.anchor or ""
+            if name in {anchor for anchor, _ in opened}:
+                problem = f"alias {name!r} stands inside what it stands for"
+            values += sizes.get(name, 0)
         values += isinstance(event, yaml.NodeEvent)
         if values > MOST_VALUES:
             problem = f"has more than {MOST_VALUES} values, aliases filled in"

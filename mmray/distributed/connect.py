@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmray.distributed.admission import Node
-from mmray.errors import PlanError
+from mmray.errors import PlanError, WorkerError
 
 __all__ = ["connect", "nodes"]
 
@@ -32,6 +32,7 @@ def connect(address: str | None = None) -> None:
 
     Raises:
         PlanError: if no cluster answers at the address, or not to us: which of these, in one line.
+        WorkerError: where a Ray of this machine does not start in time.
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -48,12 +49,19 @@ def connect(address: str | None = None) -> None:
     try:
         with _no_stderr(), _own_signals():
             ray.init(**options, job_config=_with_this_code())
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        # Ray raises a plain Exception where a node does not start in time, as on an overloaded machine.
+        if (
+            not isinstance(error, ConnectionError | RuntimeError | ValueError)
+            and type(error) is not Exception
+        ):
+            raise
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
         fault = " ".join(str(error).split())
         if "Version mismatch" in fault:
             where = f"the Ray cluster at {address} has other versions than this machine"
-        raise PlanError(f"{where}: {fault[:600]}") from error
+        late = "timed out" in fault and not address
+        raise (WorkerError if late else PlanError)(f"{where}: {fault[:600]}") from error
 
 
 def nodes() -> list[Node]:
@@ -106,7 +114,7 @@ def _ask_version(address: str) -> None:
 
     with _no_stderr(), grpc.insecure_channel(address) as channel:
         asking = grpc.intercept_channel(channel, SyncAuthenticationMetadataClientInterceptor())
-        request = gcs_service_pb2.CheckAliveRequest()
+        request = gcs_service_pb2.CheckAliveRequest()  # pyright: ignore[reportAttributeAccessIssue]
         try:
             alive = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(asking).CheckAlive(request, timeout=ANSWER_S)
         except grpc.RpcError as error:

@@ -34,6 +34,8 @@ from ray.cluster_utils import Cluster
 from mmray.config import load_config
 from mmray.stages.extract import extract
 
+pytestmark = [pytest.mark.ray, pytest.mark.kill]
+
 cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
 workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
 ray.init(address=cluster.address, log_to_driver=False)

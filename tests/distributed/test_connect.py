@@ -42,7 +42,8 @@ class Gcs(gcs_service_pb2_grpc.NodeInfoGcsServiceServicer):
     def CheckAlive(self, request, context):  # noqa: N802 - the protocol's name
         if self.token and ("authorization", f"Bearer {self.token}") not in context.invocation_metadata():
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
-        return gcs_service_pb2.CheckAliveReply(ray_version=self.version)
+        reply = gcs_service_pb2.CheckAliveReply  # pyright: ignore[reportAttributeAccessIssue]
+        return reply(ray_version=self.version)
 
 
 @contextlib.contextmanager

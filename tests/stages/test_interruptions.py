@@ -17,6 +17,8 @@ from mmray.stages.train import train
 from mmray.storage.filesystem import Storage
 from mmray.training.checkpoint import load_snapshot
 
+pytestmark = [pytest.mark.ray, pytest.mark.kill]
+
 SETTINGS = ("train.epochs=12", "train.workers=2", "train.patience=12", "train.batch_size=4")
 LIMIT_S = 300.0
 """For a hang; some ten times what it takes."""

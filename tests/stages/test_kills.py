@@ -27,6 +27,8 @@ from mmray.errors import WorkerError
 from mmray.stages.extract import extract
 from mmray.tables.read import read
 
+pytestmark = pytest.mark.kill
+
 ROUNDS = int(os.environ.get("MMRAY_KILL_ROUNDS", "3"))
 GONE_S = 60.0  # for processes to end; they take seconds
 # These two hold no work; they may try for a minute to tell the dead head that it is dead.

@@ -15,6 +15,8 @@ from mmray.stages.score import score
 from mmray.stages.train import train
 from mmray.stages.tune import tune
 
+pytestmark = pytest.mark.ray
+
 path = {path!r}
 done = {{"fused": extract(load_config(path))}}
 overrides = [f"output={{load_config(path).output}}-split", "extract.placement=split", *{split!r}]

@@ -21,6 +21,8 @@ from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 from mmray.storage.filesystem import Storage
 from mmray.tables.parts import read_table
 
+pytestmark = pytest.mark.ray
+
 ROOT = Path(__file__).parents[2]
 START_S = 60
 
