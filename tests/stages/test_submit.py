@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
-from mmray.storage.filesystem import Storage
-from mmray.tables.parts import read_table
+from mmray.stages.extract import extract
 
 pytestmark = pytest.mark.ray
 
@@ -36,8 +35,12 @@ class Head:
 
     def submit(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """`mmray submit …`, as a process of its own."""
+        return self.run("submit", *arguments, **environment)
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Another command that takes the dashboard's address."""
         return subprocess.run(
-            [sys.executable, "-m", "mmray", "submit", *arguments, "--address", self.address],
+            [sys.executable, "-m", "mmray", *arguments, "--address", self.address],
             capture_output=True,
             text=True,
             timeout=240,
@@ -104,11 +107,14 @@ def test_a_stage_runs_as_a_job_with_its_log_and_its_exit_code(head, clip_project
     config = clip_project()
     done = head.submit("extract", str(tmp_path / "config.yaml"))
     assert done.returncode == 0, done.stderr
-    rows = sum(table.num_rows for table in read_table(Storage(), config.path("features"), ["sample_id"]))
-    assert rows == len(clips.faults)
+    summary = extract(config)  # finished: read, not run
+    rows, failed_rows = summary["rows"], summary["failed_rows"]
+    assert (rows, summary["rows_this_run"]) == (len(clips.faults), 0)
     assert f"{rows} done now" in done.stdout, "the stage's own summary"
+    assert f"mmray submit train {tmp_path}/config.yaml --address {head.address}" in done.stdout, (
+        "what is next"
+    )
 
-    failed_rows = json.loads(Path(config.path("features"), "_summary.json").read_text())["failed_rows"]
     again = head.submit("extract", str(tmp_path / "config.yaml"), "--retry-failed")
     assert again.returncode == 0, again.stderr
     assert f"retried  {failed_rows} rows, 0 of them" in again.stdout
@@ -120,6 +126,27 @@ def test_a_stage_runs_as_a_job_with_its_log_and_its_exit_code(head, clip_project
     assert failed.returncode == 1
     assert "nowhere.jsonl: no such manifest" in failed.stdout
     assert "Traceback" not in failed.stdout + failed.stderr
+
+
+def test_a_job_is_left_alone_found_and_followed(head, clip_project, tmp_path):
+    clip_project()
+    config = str(tmp_path / "config.yaml")
+    left = head.submit("check", config, "--no-wait", "--name", "looking")
+    assert left.returncode == 0, left.stderr
+    assert f"mmray logs -f looking --address {head.address}" in left.stdout
+    followed = head.run("logs", "-f", "looking")
+    assert followed.returncode == 0, followed.stderr
+    assert "no faults" in followed.stdout
+    (job,) = [each for each in json.loads(head.run("jobs", "--json").stdout) if each["job"] == "looking"]
+    assert (job["status"], job["stage"]) == ("succeeded", "check")
+    assert head.run("logs", "looking").stdout == followed.stdout
+    for command in ("logs", "stop"):
+        unknown = head.run(command, "nobody")
+        assert unknown.returncode == 1
+        assert "no job 'nobody'" in unknown.stderr
+    again = head.submit("check", config, "--name", "looking")
+    assert again.returncode == 1
+    assert "already exists" in again.stderr
 
 
 def test_what_is_wrong_with_a_submission_is_said(head, free_port, clip_project, tmp_path):
