@@ -12,12 +12,12 @@ the end, and what is removed from the source is no longer in the index, though i
 
 Rows are a Parquet row group a partition, so that a worker reads its own and no more. A file is named by its
 content: what has not changed is not written again, and a run that is killed leaves the old index whole.
-Rows pass through as a stream; what stays in memory of each is its hash, its partition and its place (some 40
-bytes), and where rows must change their order they do so on disk.
+Rows pass through as a stream; what stays in memory of each is some 40 bytes (`ledger`).
 """
 
 import hashlib
 import io
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,8 +31,9 @@ import pyarrow.parquet as pq
 from mmray.config import Config
 from mmray.errors import SamplesError, TableError
 from mmray.samples.checks import CheckedRows, plan_sources
+from mmray.samples.ledger import BATCH_ROWS, Ledger, Spool, in_order
 from mmray.samples.sources import Source, find_source
-from mmray.samples.split import leaks, refuse_leaks
+from mmray.samples.split import MEDIA, leaks, refuse_leaks
 from mmray.settings import deciding
 from mmray.storage.filesystem import Storage
 from mmray.storage.scratch import scratch_folder
@@ -44,7 +45,6 @@ __all__ = ["Index", "index_at", "known_index", "make_index"]
 
 VERSION = 2
 PARTITIONS_PER_FILE = 128
-BATCH_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -174,53 +174,6 @@ def _reading(config: Config) -> str:
 # ------------------------------------------------------------------------------------ making it
 
 
-class _Ledger:
-    """Every id ever seen, as a hash, and its partition; the order of the ids is the order of the index."""
-
-    def __init__(self, keys: np.ndarray, partitions: np.ndarray, size: int):
-        self.keys, self.partitions, self.size = keys, partitions, size
-        self.order = np.argsort(keys).astype(np.int32 if len(keys) < 2**31 else np.int64)
-        self.first_new = int(partitions[-1]) + 1 if len(partitions) else 0
-        self.new: list[np.ndarray] = []
-        self.new_count = 0
-
-    @classmethod
-    def read(cls, storage: Storage, folder: str, known: dict[str, Any] | None, size: int) -> "_Ledger":
-        """The ledger of the index before; an empty one where there is none."""
-        if known is None:
-            return cls(np.zeros(0, np.uint64), np.zeros(0, np.int32), size)
-        with open_parquet(storage, f"{folder}/{known['ids']}") as file:
-            table = file.read()
-        return cls(table["key"].to_numpy(), table["partition"].to_numpy(), size)
-
-    def places(self, ids: pa.ChunkedArray) -> np.ndarray:
-        """The place of each id in the order of the index; new ids come after all that are known."""
-        hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids.to_pylist()]
-        keys = np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.uint64)
-        found = np.searchsorted(self.keys, keys, sorter=self.order)
-        found[found == len(self.keys)] = 0
-        places = self.order[found].astype(np.int64) if len(self.keys) else found.astype(np.int64)
-        is_new = self.keys[places] != keys if len(self.keys) else np.ones(len(keys), bool)
-        places[is_new] = len(self.keys) + self.new_count + np.arange(is_new.sum())
-        self.new.append(keys[is_new])
-        self.new_count += int(is_new.sum())
-        return places
-
-    def partition_of(self, places: np.ndarray) -> np.ndarray:
-        """The partition of each place."""
-        new = self.first_new + (places - len(self.keys)) // self.size
-        if not len(self.keys):
-            return new
-        return np.where(places < len(self.keys), self.partitions[np.minimum(places, len(self.keys) - 1)], new)
-
-    def table(self) -> pa.Table:
-        """With the new ids, to be read again."""
-        keys = np.concatenate([self.keys, *self.new])
-        new = self.first_new + np.arange(self.new_count) // self.size
-        partitions = np.concatenate([self.partitions, new.astype(np.int32)]).astype(np.int32)
-        return pa.table({"key": keys, "partition": partitions})
-
-
 def _write(
     config: Config,
     storage: Storage,
@@ -232,25 +185,22 @@ def _write(
     """Read the source and write the index of it; returns what `_index.json` says."""
     sources = plan_sources(config)
     schema = sample_schema(sources, config.targets, config.samples.keep)
-    ledger = _Ledger.read(storage, folder, known, config.extract.partition_samples)
+    ledger = Ledger.read(storage, folder, known, config.extract.partition_samples)
     samples = CheckedRows(config, storage, found)
-    with scratch_folder() as temporary:
-        spool = f"{temporary}/rows.arrow"
-        places: list[np.ndarray] = []
-        with pa.OSFile(spool, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            # A source with a fault raises after its last row: nothing was written of it.
-            for rows in _batches(samples, BATCH_ROWS):
-                table = _typed(rows, schema, sources)
-                places.append(ledger.places(table["sample_id"]))
-                writer.write_table(table)
+    with scratch_folder() as temporary, Spool(f"{temporary}/rows.arrow", schema) as spool:
+        places = array("q")
+        # A source with a fault raises after its last row: nothing was written of it.
+        for rows in _batches(samples, BATCH_ROWS):
+            table = _typed(rows, schema, sources)
+            places.frombytes(ledger.places(table["sample_id"]).tobytes())
+            spool.add(table)
         if not places:
             raise SamplesError(f"{config.samples.named}: has no rows")
-        with pa.memory_map(spool) as mapped:
-            rows = pa.ipc.open_file(mapped).read_all()
-            found_leaks = leaks(rows)
-            refuse_leaks(found_leaks, config.samples.split)
-            tables = _in_order(rows, np.concatenate(places), ledger)
-            index = _Files(storage, folder, config, schema, known).write(tables)
+        spool.end()
+        found_leaks = leaks(spool.columns(["split", "group", *MEDIA])) if spool.may_leak() else []
+        refuse_leaks(found_leaks, config.samples.split)
+        tables = in_order(spool, np.frombuffer(places, np.int64), ledger, PARTITIONS_PER_FILE)
+        index = _Files(storage, folder, config, schema, known).write(tables)
     ids = _put(storage, folder, "_ids", ledger.table())
     notes = {"notes": [*samples.damage, *samples.notes], "leaks": [str(leak) for leak in found_leaks]}
     index = {**index, "ids": ids, "source": source, **notes}
@@ -274,37 +224,6 @@ def _typed(rows: list[dict], schema: pa.Schema, sources: Sequence[str]) -> pa.Ta
     table = pa.Table.from_pylist(rows, schema=pa.schema([f for f in schema if f.name != "media_key"]))
     keys = pa.array(media_keys(table, sources), pa.string())
     return table.append_column(schema.field("media_key"), keys)
-
-
-def _in_order(rows: pa.Table, places: np.ndarray, ledger: _Ledger) -> Iterator[tuple[int, pa.Table]]:
-    """(partition, its rows), in the order of the index; `rows` lie on disk, few are in memory at a time."""
-    order = np.argsort(places, kind="stable")
-    partitions = ledger.partition_of(places[order])
-    starts = np.flatnonzero(np.diff(partitions, prepend=-1))
-    ends = np.append(starts[1:], len(order))
-    for first in range(0, len(starts), PARTITIONS_PER_FILE):
-        chosen = slice(first, first + PARTITIONS_PER_FILE)
-        begin, end = int(starts[chosen][0]), int(ends[chosen][-1])
-        taken = _taken(rows, order[begin:end])
-        for start, stop in zip(starts[chosen], ends[chosen]):
-            yield int(partitions[start]), taken.slice(int(start) - begin, int(stop - start))
-
-
-def _taken(rows: pa.Table, places: np.ndarray) -> pa.Table:
-    """Rows of a table of many chunks, by place: chunk by chunk, so that not all are brought together."""
-    if len(places) and places[-1] - places[0] == len(places) - 1 and (np.diff(places) == 1).all():
-        return rows.slice(int(places[0]), len(places))
-    chunk = places // BATCH_ROWS  # all chunks but the last have as many rows
-    by_chunk = np.argsort(chunk, kind="stable")
-    parts = [
-        rows.slice(int(number) * BATCH_ROWS, BATCH_ROWS).take(
-            pa.array(places[by_chunk][chunk[by_chunk] == number] - number * BATCH_ROWS)
-        )
-        for number in np.unique(chunk)
-    ]
-    back = np.empty(len(places), np.int64)
-    back[by_chunk] = np.arange(len(places))
-    return pa.concat_tables(parts).take(pa.array(back))
 
 
 class _Files:
