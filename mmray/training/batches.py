@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -132,7 +133,7 @@ class FeatureSet:
         lengths = {name: feature.lengths for name, feature in values.items()}
         times = spread(lengths, {name: stored_times(name, parts, lengths[name]) for name in features})
         return cls(
-            sample_ids=np.concatenate([_objects(part.column("sample_id")) for part in parts]),
+            sample_ids=_ids([part.column("sample_id") for part in parts]),
             split=np.concatenate([_objects(part.column("split")) for part in parts]),
             features={
                 name: Ragged(feature.values, feature.offsets, times[name]) for name, feature in values.items()
@@ -173,11 +174,25 @@ def _objects(column: pa.ChunkedArray) -> np.ndarray:
     return values[coded.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)]
 
 
+def _ids(columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
+    """[N] object: texts of which no two are equal."""
+    ids = np.empty(sum(map(len, columns)), dtype=object)
+    start = 0
+    for chunk in (chunk for column in columns for chunk in column.chunks):
+        ids[start : start + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
+        start += len(chunk)
+    return ids
+
+
 def _numbered(columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
     """[N] int64: equal texts have the same number; -1 where there is none."""
-    chunks = [chunk for column in columns for chunk in column.chunks]
-    coded = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode()
-    return coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    hashes, known = [np.zeros(0, np.uint64)], [np.zeros(0, bool)]
+    for chunk in (chunk for column in columns for chunk in column.chunks if len(chunk)):
+        texts = chunk.fill_null("").to_numpy(zero_copy_only=False)
+        hashes.append(pd.util.hash_array(texts, categorize=False))
+        known.append(chunk.is_valid().to_numpy(zero_copy_only=False))
+    _, numbers = np.unique(np.concatenate(hashes), return_inverse=True)
+    return np.where(np.concatenate(known), numbers, -1)
 
 
 def _feature(name: str, columns: Sequence[pa.ChunkedArray]) -> Ragged:

@@ -317,6 +317,17 @@ def test_many_rows_in_another_order_take_their_old_places(tmp_path):
     assert after.at(Storage(), 12_345)["text"].to_pylist() == ["text 12345"]
 
 
+def test_one_torn_group_among_many_is_found(tmp_path):
+    rows = [{**ROWS[0], "sample_id": f"r{i}", "video": f"{i}.mp4", "split": "train"} for i in range(9000)]
+    rows[1]["split"], rows[8999] = "test", {**rows[8999], "split": None, "video": "0.mp4"}
+    write_jsonl(tmp_path, rows)
+    assert make_index(project(tmp_path), Storage()).leaks == []
+    rows[8998] |= {"split": "test", "video": "0.mp4"}
+    write_jsonl(tmp_path, rows)
+    (leak,) = make_index(project(tmp_path), Storage()).leaks
+    assert leak.startswith("1 group stands in several splits: 1 of 8997 train rows, 1 of 2 test rows")
+
+
 def test_a_source_with_faults_leaves_the_index_that_was(tmp_path):
     write_jsonl(tmp_path, ROWS)
     config = project(tmp_path)

@@ -132,3 +132,16 @@ def test_order_changes_with_epoch_and_seed_only():
 
     assert order(1, 0) == order(1, 0)
     assert len({tuple(order(epoch, seed)) for epoch in (1, 2) for seed in (0, 1)}) == 4
+
+
+def test_groups_are_numbers_that_are_equal_where_the_groups_are(make_table, targets):
+    names = ["b", "a", None, "b", "", "a"]
+    groups = pa.chunked_array([pa.array(names[:2]), pa.array(names[2:])])
+    table = make_table(6).append_column("group", groups)
+    data = FeatureSet.load([table.slice(0, 4), table.slice(4)], [], targets)
+    assert data.group is not None
+    same = [[i == j for j in data.group] for i in data.group]
+    assert same == [[i == j for j in names] for i in names]
+    assert (data.group == -1).tolist() == [name is None for name in names]
+    assert FeatureSet.load(make_table(6), [], targets).group is None
+    assert data.subset(np.array([3, 0])).group.tolist() == [data.group[3], data.group[0]]
