@@ -19,18 +19,17 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mmray.results.table import ResultsTable
+
 __all__ = [
     "err",
     "failure_table",
     "out",
-    "patterns_table",
     "progress",
-    "results_table",
     "show_results",
 ]
 
 LINE_S = 30.0  # between two lines of progress in a log
-MAIN_METRICS = ("accuracy", "f1_macro", "f1_micro", "mae", "correlation", "acc2_non0", "acc7")
 
 # Not a terminal: a table is for a file or a log, which must not be folded at 80.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -123,54 +122,12 @@ def failure_table(failures: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row a model (majority, each modality alone, fused), the main metrics, their 95 % intervals."""
-    shown = _shown(rows)
-    table = Table(title="test split", title_justify="left", box=None, header_style="bold", pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    table.add_column("n", justify="right")
-    for name in shown:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        cells = []
-        for name in shown:
-            interval = row["interval"].get(name)
-            number = _figure(row["metrics"].get(name))
-            whole = interval and None not in interval
-            cells.append(number + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if whole else ""))
-        table.add_row(row["model"], str(row["n"]), *cells)
-    return table
-
-
 def show_results(training: Mapping[str, Any]) -> None:
     """The results of a training; by pattern too, where the test rows do not all have the same features."""
-    out.print(results_table(training["rows"]))
+    out.print(ResultsTable.from_json(training["rows"]).to_console())
     if len(patterns := training.get("patterns", [])) > 1:  # absent in results of mmray 0.1
-        out.print(patterns_table(patterns))
-
-
-def patterns_table(patterns: Sequence[Mapping[str, Any]]) -> Table:
-    """The fused model's main metrics by the features that the test rows have."""
-    shown = _shown(patterns)
-    title = "test split, by what a sample has"
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    table.add_column("features")
-    for name in ("n", *shown):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in patterns:
-        cells = [_figure(row["metrics"].get(name)) for name in shown]
-        table.add_row(" + ".join(row["present"]) or "none", str(row["n"]), *cells)
-    return table
-
-
-def _shown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics that fit in a terminal."""
-    names = dict.fromkeys(name for row in rows for name in row["metrics"])
-    return [name for name in names if name.rpartition("/")[2] in MAIN_METRICS]
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+        by = "test split, by what a sample has"
+        out.print(ResultsTable.from_json(patterns, by, "features").to_console())
 
 
 def show(stage: str, summary: Mapping[str, Any], config_path: str) -> None:
@@ -252,15 +209,7 @@ def _show_compare(summary: Mapping[str, Any]) -> None:
         f"  runs     {summary['runs']}; {summary['runs_now']} done now in {summary['seconds']:.1f} s; "
         f"variants chosen on val by {summary['monitor']}"
     )
-    rows = [
-        {
-            **row,
-            "metrics": {name: value["mean"] for name, value in row["metrics"].items()},
-            "model": row["model"] + (f" ({row['seeds']} seeds)" if row["seeds"] else ""),
-        }
-        for row in summary["rows"]
-    ]
-    out.print(results_table(rows))
+    out.print(ResultsTable.from_json(summary["rows"]).to_console())
     for run, fault in summary["failed"].items():
         out.print(f"  failed   {run}: {fault}", markup=False)
     out.print(f"  table    {summary['table']}")

@@ -15,9 +15,12 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 
+from mmray.targets.metrics import calibration_error, reliability
+
 __all__ = [
     "confusion_figure",
     "labels_figure",
+    "reliability_figure",
     "scatter_figure",
     "scores_figure",
     "to_svg",
@@ -139,6 +142,25 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> 
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         axes.set_title(title)
+    return figure
+
+
+def reliability_figure(confidence: np.ndarray, right: np.ndarray, title: str) -> Figure:
+    """How often a prediction was right by how sure it was; size: how often it was said. The line: honest."""
+    rows, said, true = reliability(confidence, right)
+    some = rows > 0
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4, 3.8), layout="constrained")
+        axes = figure.subplots()
+        low = float(min(said[some].min(), true[some].min(), 0.9))
+        axes.plot([low, 1], [low, 1], color=GREY, linestyle=":")
+        sizes = 20 + 180 * rows[some] / rows.max()
+        axes.scatter(said[some], true[some], s=sizes, color=BLUE, alpha=0.7, linewidths=0)
+        axes.plot(said[some], true[some], color=BLUE, linewidth=1)
+        axes.grid()
+        axes.set_xlabel("probability of what is predicted")
+        axes.set_ylabel("share that is right")
+        axes.set_title(f"{title}: calibration, error {calibration_error(confidence, right):.3f}")
     return figure
 
 

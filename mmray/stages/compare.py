@@ -8,8 +8,6 @@ its variants a model keeps the one whose mean over the seeds is best on the *val
 are read only of the variants so chosen.
 """
 
-import csv
-import io
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +23,7 @@ from mmray.distributed.admission import plan_compare
 from mmray.distributed.feeding import load_features
 from mmray.errors import MmrayError, TableError
 from mmray.results.rows import number_or_null
+from mmray.results.table import ResultsTable
 from mmray.stages.train import check_targets, starts_from, up_to_date
 from mmray.storage.filesystem import Storage
 from mmray.storage.lock import one_driver
@@ -32,7 +31,7 @@ from mmray.tables.features import Data
 from mmray.tables.identity import hash_of, run_name
 from mmray.targets import known, lower_is_better
 
-__all__ = ["compare", "finished_comparison", "markdown"]
+__all__ = ["compare", "finished_comparison"]
 
 CPUS = 1.0  # of a run
 
@@ -99,12 +98,21 @@ def compare(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
         "table": f"{folder}/compare.md",
         "output": folder,
     }
-    storage.write(f"{folder}/compare.md", markdown(rows).encode())
-    storage.write(f"{folder}/compare.csv", _as_csv(rows))
-    for name, svg in plots(rows).items():
-        storage.write(f"{folder}/{name}.svg", svg.encode())
+    _write_table(ResultsTable.from_json(rows), storage, folder)
     storage.write_json(f"{folder}/_summary.json", summary)
     return summary
+
+
+def _write_table(table: ResultsTable, storage: Storage, folder: str) -> None:
+    """For people, for programs, and a figure of each target's main metric."""
+    from mmray.results.plots import to_svg
+
+    storage.write(f"{folder}/compare.md", table.to_markdown().encode())
+    storage.write(f"{folder}/compare.csv", table.to_csv())
+    figures = table.to_figures()
+    for metric, figure in figures.items():
+        name = "compare" if len(figures) == 1 else f"compare-{metric.partition('/')[0]}"
+        storage.write(f"{folder}/{name}.svg", to_svg(figure, name).encode())
 
 
 def planned_runs(config: Config, name: Callable[[Config], str]) -> list[Run]:
@@ -332,74 +340,3 @@ def _mean(values: Any) -> float:
 
 def _worst_if_nan(value: float) -> float:
     return math.inf if math.isnan(value) else value
-
-
-# ------------------------------------------------------------------------------------ as text
-
-
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table for people: main metrics as mean ± std over seeds, with the 95 % interval."""
-    shown = [
-        name for name in rows[0]["metrics"] if name.rpartition("/")[2] in console.MAIN_METRICS
-    ]  # fmt: skip
-    with_settings = any(row["settings"] for row in rows)
-    head = ["model", "n", "seeds", *shown, "parameters", "seconds", *(["settings"] if with_settings else [])]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
-    for row in rows:
-        cells = [row["model"], str(row["n"]), _text(row["seeds"])]
-        cells += [_cell(row["metrics"][name], row["interval"].get(name)) for name in shown]
-        cells += [f"{row['parameters']:,}", _text(row["seconds"])]
-        if with_settings:
-            cells.append(", ".join(f"{key}={value}" for key, value in row["settings"].items()))
-        lines.append(cells)
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _cell(value: Mapping[str, Any], interval: Sequence[float | None] | None) -> str:
-    if value["mean"] is None:
-        return "–"
-    text = f"{value['mean']:.3f}" + ("" if value["std"] is None else f" ± {value['std']:.3f}")
-    whole = interval and None not in interval
-    return text + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if whole and interval else "")
-
-
-def _text(value: Any) -> str:
-    return "–" if value is None else str(value)
-
-
-def _as_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Every metric; one line a model."""
-    flat = []
-    for row in rows:
-        line = {key: row[key] for key in ("model", "n", "seeds")}
-        line["features"] = " ".join(row["features"])
-        for name, value in row["metrics"].items():
-            line |= {f"{name} mean": value["mean"], f"{name} std": value["std"]}
-            if name in rows[-1]["interval"]:
-                low, high = row["interval"].get(name, [None, None])
-                line |= {f"{name} low": low, f"{name} high": high}
-        line |= {key: row[key] for key in ("validation", "parameters", "seconds")}
-        line["settings"] = " ".join(f"{key}={value}" for key, value in row["settings"].items())
-        flat.append(line)
-    sink = io.StringIO(newline="")
-    writer = csv.DictWriter(sink, flat[0])
-    writer.writeheader()
-    writer.writerows(flat)
-    return sink.getvalue().encode()
-
-
-def plots(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """{file name: SVG} of each target's main metric by model; one target's is called `compare`."""
-    from mmray.results.plots import scores_figure, to_svg
-
-    main = list(rows[-1]["interval"])
-    drawn = {}
-    for name in main:
-        intervals = [row["interval"].get(name) for row in rows]
-        whole = [tuple(both) if both and None not in both else None for both in intervals]
-        figure = scores_figure(
-            name, [row["model"] for row in rows], [row["metrics"][name]["mean"] for row in rows], whole
-        )
-        file = "compare" if len(main) == 1 else f"compare-{name.partition('/')[0]}"
-        drawn[file] = to_svg(figure, file)
-    return drawn

@@ -30,10 +30,11 @@ from mmray.config import (
     dump_config,
 )
 from mmray.errors import TableError
-from mmray.results.plots import scores_figure, to_svg, training_figure
+from mmray.results.plots import reliability_figure, to_svg, training_figure
 from mmray.results.predictions import judged
+from mmray.results.table import ResultsTable
 from mmray.samples.index import known_index
-from mmray.stages.compare import finished_comparison, plots
+from mmray.stages.compare import finished_comparison
 from mmray.stages.extract import extract_summary
 from mmray.stages.train import trained
 from mmray.stages.tune import search_folder
@@ -73,6 +74,7 @@ def write_report(output: str, storage: Storage, config: Config) -> str:
     train = trained(config, storage, tables) if tables and whole else None
     extract = extract_summary(config, storage, tables.index, tables.tables) if tables else None
     data = tables and _data(config, storage, tables)
+    results = _results(train)
     page = _template().render(
         config=config,
         config_yaml=dump_config(config),
@@ -85,11 +87,11 @@ def write_report(output: str, storage: Storage, config: Config) -> str:
         extract=extract,
         rate=_rate(extract),
         train=train,
-        results=train and _results(train["rows"]),
+        results=results,
         patterns=_patterns(train),
         training_plot=train
         and _svg("training", training_figure(train["history"], train["best_epoch"], train["monitor"])),
-        score_plots=_score_plots(config, train),
+        score_plots=_figures(results, "scores"),
         predictions=train
         and _predictions(config, storage, f"{output}/predictions/{train['model_fingerprint']}"),
         comparison=_comparison(finished_comparison(config, storage, tables) if tables and whole else None),
@@ -216,35 +218,24 @@ def _rate(extract: Mapping[str, Any] | None) -> float | None:
 # ------------------------------------------------------------------------------------ training
 
 
-def _results(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """The results table: metrics as columns; majority first, then single features, the fused model last."""
-    ordered = sorted(rows, key=lambda row: len(row["features"]) + (row["model"] == "fused"))
-    metrics = dict.fromkeys(name for row in ordered for name in row["metrics"])
-    return {"rows": ordered, "metrics": [*metrics]}
-
-
-def _patterns(train: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The table by present features, as `_results`; None where all test samples have the same."""
-    rows = train.get("patterns", []) if train else []  # absent in results of mmray 0.1
-    if len(rows) < 2:
-        return None
-    return {"rows": rows, "metrics": [*dict.fromkeys(name for row in rows for name in row["metrics"])]}
-
-
-def _score_plots(config: Config, train: Mapping[str, Any] | None) -> list[Markup]:
-    """For each target, its main metric (the one with an interval) by model."""
+def _results(train: Mapping[str, Any] | None) -> ResultsTable | None:
+    """Majority first, then single features, the fused model last."""
     if train is None:
-        return []
-    rows = _results(train["rows"])["rows"]
-    main = dict.fromkeys(name for row in rows for name in row.get("interval", {}))
-    plots = []
-    for i, metric in enumerate(main):
-        values = [row["metrics"].get(metric) for row in rows]
-        intervals = [row.get("interval", {}).get(metric) for row in rows]
-        whole = [interval if interval and None not in interval else None for interval in intervals]
-        figure = scores_figure(metric, [row["model"] for row in rows], values, whole)
-        plots.append(_svg(f"scores-{i}", figure))
-    return plots
+        return None
+    ordered = sorted(train["rows"], key=lambda row: len(row["features"]) + (row["model"] == "fused"))
+    return ResultsTable.from_json(ordered)
+
+
+def _patterns(train: Mapping[str, Any] | None) -> ResultsTable | None:
+    """By the features samples have; None where all test samples have the same."""
+    rows = train.get("patterns", []) if train else []  # absent in results of mmray 0.1
+    return ResultsTable.from_json(rows, first="features") if len(rows) > 1 else None
+
+
+def _figures(table: ResultsTable | None, name: str) -> list[Markup]:
+    """For each target, its main metric (the one with an interval) by model."""
+    figures = table.to_figures().values() if table else []
+    return [_svg(f"{name}-{i}", figure) for i, figure in enumerate(figures)]
 
 
 # ------------------------------------------------------------------------------------ predictions
@@ -270,6 +261,8 @@ def _predictions(config: Config, storage: Storage, folder: str) -> Predictions |
         if len(found.truth):
             figure = found.target.figure(found.predicted, found.truth, name)
             plots.append(_svg(f"predictions-{name}", figure))
+            if sure := found.target.confidence(found.predicted, found.truth):
+                plots.append(_svg(f"reliability-{name}", reliability_figure(*sure, name)))
     return Predictions(summary, counts, plots)
 
 
@@ -283,7 +276,8 @@ def _of_split(tables: Iterable[pa.Table], split: str) -> Iterator[pa.Table]:
 def _comparison(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if found is None:
         return None
-    return {"table": found["rows"], "plots": [Markup(svg) for svg in plots(found["rows"]).values()]}
+    table = ResultsTable.from_json(found["rows"])
+    return {"table": table, "plots": _figures(table, "compare")}
 
 
 def _trials(storage: Storage, table: str) -> dict[str, Any] | None:

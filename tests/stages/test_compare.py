@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 from mmray.errors import ConfigError
-from mmray.stages.compare import compare, markdown, planned_runs, table_rows
+from mmray.results.table import ResultsTable
+from mmray.stages.compare import compare, planned_runs, table_rows
 from mmray.stages.report import write_report
 from mmray.storage.filesystem import Storage
 from mmray.tables.identity import run_name
@@ -108,7 +109,7 @@ def test_a_variant_is_chosen_by_its_mean_on_validation_alone(table_project):
     assert row["validation"] == pytest.approx(0.7)
     assert row["metrics"]["emotion/accuracy"]["mean"] == pytest.approx(0.1)
     assert majority["metrics"]["emotion/accuracy"]["mean"] == 0.3
-    assert markdown([majority, row]).splitlines()[2:] == [
+    assert ResultsTable.from_json([majority, row]).to_markdown().splitlines()[2:] == [
         "| majority | 10 | – | 0.300 | 0 | – |  |",
         "| concat | 10 | 2 | 0.100 ± 0.000 [0.100, 0.100] | 7 | 1.0 | train.learning_rate=0.001 |",
     ]
