@@ -67,6 +67,18 @@ def test_media_to_predictions_runs_as_it_is(ray_cluster, tmp_path, monkeypatch, 
     assert re.search(r"features: 96 rows, [1-9]\d* of them with a failure", said)
     assert re.search(r"fused +n=\d+ +{.*accuracy", said)
 
+    (model,) = (tmp_path / "runs/journey/models").iterdir()
+    arrived = tmp_path / "arrived/2030-01-01"
+    arrived.mkdir(parents=True)
+    for clip in sorted((tmp_path / "runs/journey/data").rglob("*.mp4"))[:5]:
+        (arrived / clip.name).symlink_to(clip)
+    places = "arrived/{date}", "scored/{date}"
+    run(monkeypatch, tmp_path, "nightly_scoring", model, *places, "--date", "2030-01-01")
+    said = capsys.readouterr().out
+    assert "2030-01-01: 5 rows, 5 of them now" in said
+    assert re.search(r"emotion_predicted: {'\w+': \d", said)
+    assert rows_below(tmp_path / "scored/2030-01-01") == 5
+
 
 @pytest.mark.ray
 def test_the_textbook_example_runs_on_texts_pictures_and_sounds(ray_cluster, tmp_path, monkeypatch, capsys):
