@@ -1,7 +1,8 @@
 """A config → what it would do here, tried out before it costs anything; nothing is left behind.
 
 The cheap looks come first (can the output be written, is the manifest whole), so that most faults are
-answered before torch is imported; then a few samples are decoded and encoded for real.
+answered before torch is imported; then a few samples are decoded and encoded for real, and the model takes
+one step on them.
 """
 
 import os
@@ -23,11 +24,12 @@ __all__ = ["check", "show"]
 
 
 def check(config: ConfigLike) -> dict[str, Any]:
-    """What was found: {samples, partitions, splits, notes, tried, here, plan}.
+    """What was found: {samples, partitions, splits, notes, tried, model, here, plan}.
 
     `tried` has, for the first, the middle and the last sample, what became of each feature: {steps, dim}
-    (dim None: words), or {reason, detail}. `plan` has a line a stage for this machine alone; a stage that
-    only a larger cluster can run has the arithmetic there.
+    (dim None: words), or {reason, detail}. `model` is what is trained, after one step on these samples:
+    {parameters, trained, loss}; None without targets, or with imported features. `plan` has a line a stage
+    for this machine alone; a stage that only a larger cluster can run has the arithmetic there.
 
     Raises:
         MmrayError: the first thing that would stop a run.
@@ -44,7 +46,9 @@ def check(config: ConfigLike) -> dict[str, Any]:
         if config.targets:
             _check_targets(config, storage, index)
         samples = _spread(index, storage)
-    tried = _try(config.model_copy(update={"features": extracted}), storage, samples)
+        tried, made = _try(config.model_copy(update={"features": extracted}), storage, samples)
+        whole = made.keys() == config.features.keys()
+        model = _rehearse(config, storage, index, samples, made) if config.targets and whole else None
     here, stages = _plan_here(config, len(index.partitions))
     return {
         "samples": index.rows,
@@ -52,6 +56,7 @@ def check(config: ConfigLike) -> dict[str, Any]:
         "splits": index.splits,
         "notes": [*index.leaks, *index.notes],
         "tried": tried,
+        "model": model,
         "here": {"cpus": here.cpus, "gpus": here.gpus},
         "plan": stages,
     }
@@ -71,6 +76,9 @@ def show(findings: Mapping[str, Any], config_path: str) -> None:
         for name, found in features.items():
             shape = f"{found['steps']} × {found['dim'] or 'words'}" if "steps" in found else ""
             lines.append(f"    {name}: {shape or found['reason'] + ': ' + found['detail']}")
+    if model := findings["model"]:
+        frozen = model["parameters"] - model["trained"]
+        lines.append(f"model     {model['parameters']:,} numbers, {frozen:,} of them frozen; one step went")
     here = findings["here"]
     lines.append(f"on this machine ({here['cpus']:g} CPU, {here['gpus']:g} GPU)")
     lines += [f"  {stage:<8}{told}" for stage, told in findings["plan"].items()]
@@ -101,8 +109,10 @@ def _spread(index: Index, storage: Storage) -> pa.Table:
     return pa.concat_tables(index.at(storage, row) for row in sorted({0, index.rows // 2, index.rows - 1}))
 
 
-def _try(config: Config, storage: Storage, samples: pa.Table) -> dict[str, dict[str, dict[str, Any]]]:
-    """{sample: {feature: what became of it}}.
+def _try(
+    config: Config, storage: Storage, samples: pa.Table
+) -> tuple[dict[str, dict[str, dict[str, Any]]], dict[str, pa.Table]]:
+    """{sample: {feature: what became of it}}, and {feature: its table of these samples}.
 
     Raises:
         SamplesError: where not one feature of one sample came out.
@@ -127,7 +137,42 @@ def _try(config: Config, storage: Storage, samples: pa.Table) -> dict[str, dict[
         lines = dict.fromkeys(f"  {name}: {what['reason']}: {what['detail']}" for name, what in found)
         tries = f"none of {len(tried)} samples tried ({', '.join(tried)}) gives any feature:"
         raise SamplesError("\n".join([f"{config.samples.named}: {tries}", *lines]))
-    return tried
+    return tried, made
+
+
+def _rehearse(
+    config: Config, storage: Storage, index: Index, samples: pa.Table, made: Mapping[str, pa.Table]
+) -> dict[str, Any]:
+    """The config's model after one step on the tried samples: {parameters, trained, loss}.
+
+    Raises:
+        MmrayError: what would stop its training.
+    """
+    import torch
+
+    from mmray.distributed.training import other_model
+    from mmray.stages.train import starts_from
+    from mmray.training.batches import FeatureSet
+    from mmray.training.rehearsal import rehearse
+
+    starts_from(config, storage)
+    labels = ["sample_id", "split", *config.targets]
+    columns = {name: samples[name] for name in labels}
+    for name, table in made.items():
+        columns |= {column: table[column] for column in table.column_names if column.startswith(name)}
+    tried = FeatureSet.load(pa.table(columns), list(made), config.targets)
+    everyone = FeatureSet.load(index.small(storage, labels), [], config.targets)
+    with other_model(config, storage) as other:
+        return rehearse(
+            config.model,
+            config.train,
+            tried,
+            everyone,
+            list(config.features),
+            config.targets,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            initialize_from=other,
+        )
 
 
 def _plan_here(config: Config, partitions: int) -> tuple[Node, dict[str, str]]:
