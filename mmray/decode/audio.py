@@ -45,7 +45,7 @@ JITTER_S = 0.1
 EQUAL_PACKETS = frozenset(
     {"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp2float", "mp3", "mp3float", "opus"}
 )
-"""Codecs whose packets all have the same number of samples; so has PCM."""
+"""Codecs whose packets all have the same number of samples; so have PCM and ADPCM."""
 EXACT_SEEKS = frozenset({"aiff", "au", "caf", "w64", "wav"})
 """Formats in which a seek in PCM lands on the very sample."""
 
@@ -78,7 +78,10 @@ def decode_audio(path: str, *, sample_rate_hz: int, start_s: float | None, end_s
         raise MediaError("no_audio_stream", f"streams: {recording.streams}")
     tracks = [track for track in (packets, recording.pictures) if track is not None]
     ends_s = [end for track in tracks for end in (track.declared_end_s, recording.end_s(track)) if end]
-    check_segment(start_s, end_s, max(ends_s, default=None))
+    last_s = max(ends_s, default=None)
+    if recording.fault and (end_s is None or last_s is None or end_s > last_s):
+        raise MediaError("corrupt", f"after {last_s or 0.0:.3f} s: {recording.fault}")
+    check_segment(start_s, end_s, last_s)
     with faults("corrupt"):
         samples, sound_end_s = _segment(path, recording, packets, sample_rate_hz, start_s or 0.0, end_s)
     declared_s = packets.declared_end_s
@@ -129,8 +132,10 @@ class _Frame(NamedTuple):
     """Sample at which it begins by its time stamp; 0 is the recording's beginning."""
     samples: np.ndarray
     """float32 [n], mono."""
-    packet: int | None
-    """The packet that has its time stamp."""
+    packet: int
+    """The one last given to the decoder."""
+    jitter_s: float = JITTER_S
+    """How far its stamp may be off."""
 
 
 def _cut(sound: _Sound | None, rate_hz: int, begin_s: float, end_s: float | None) -> tuple[np.ndarray, float]:
@@ -166,12 +171,15 @@ def _frames(
 
     """
     fault: str | None = None
-    cut, rate_hz = False, 0
+    cut, rate_hz, jitter_s = False, 0, JITTER_S
     for number, packet in following:
         if packet.size and (fault or cut):
             at_s = packets.times_s(recording.origin_s)[number - 1]
             where = "a packet" if packets.stamps[number - 1] == NO_STAMP else f"the packet at {at_s:.3f} s"
             raise MediaError("corrupt", f"{where} cannot be decoded: {fault or 'damaged'}; sound follows it")
+        if number in packets.restarts and packet.size:  # nothing of the part before belongs to this one
+            packet.stream.codec_context.flush_buffers()
+            jitter_s = 0.0
         cut = cut or packet.is_corrupt
         try:
             decoded = packet.decode()
@@ -184,8 +192,8 @@ def _frames(
                 raise MediaError("corrupt", f"the rate changes from {rate_hz} Hz to {frame.sample_rate} Hz")
             time_s = None if frame.pts is None else frame.pts * float(frame.time_base) - recording.origin_s
             position = None if time_s is None else round(time_s * rate_hz)
-            own = packets.stamps[number] if packet.size else NO_STAMP
-            yield _Frame(rate_hz, position, _mean(frame), number if frame.pts == own else None)
+            yield _Frame(rate_hz, position, _mean(frame), number, jitter_s)
+            jitter_s = JITTER_S
     if cut and (packets.declared_end_s is not None or recording.format not in DECLARING):
         raise MediaError("short_audio", "the file ends in the middle of a packet")
 
@@ -231,14 +239,15 @@ def _from_within(
 
 def _place(recording: Recording, packets: Packets, first: _Frame, frame: _Frame) -> int | None:
     """Where decoding from the beginning would put a frame whose stamp may be rounded or jitter."""
-    known = packets.codec in EQUAL_PACKETS or packets.codec.startswith("pcm_")
-    if not known or frame.packet is None or first.packet is None or first.position is None:
+    known = packets.codec in EQUAL_PACKETS or packets.codec.startswith(("adpcm_", "pcm_"))
+    stamped = np.round(packets.times_s(recording.origin_s) * frame.rate_hz).astype(np.int64)
+    if not known or first.position is None or frame.position != stamped[frame.packet]:
         return frame.position
     size = len(frame.samples)
     unit = packets.unit_s * frame.rate_hz
-    if abs(float(np.median(packets.durations)) * unit - size) > max(unit, 1.0):  # more frames than packets
+    step = float(np.median(np.diff(packets.stamps[packets.stamps != NO_STAMP])))
+    if abs(step * unit - size) > max(unit, 1.0):  # a packet has several frames
         return frame.position
-    stamped = np.round(packets.times_s(recording.origin_s) * frame.rate_hz).astype(np.int64)
     number, position = first.packet + 1, first.position + len(first.samples)
     jitter = JITTER_S * frame.rate_hz
     for packet, at in enumerate(stamped[number : frame.packet + 1].tolist(), start=number):
@@ -258,18 +267,24 @@ def _placed(frames: Iterator[_Frame]) -> _Sound | None:
     start = first.position or 0
 
     def pieces() -> Iterator[np.ndarray]:
-        end, jitter = start, JITTER_S * first.rate_hz
+        end, held = start, np.zeros(0, np.float32)
         for frame in itertools.chain([first], frames):
             samples, gap = frame.samples, 0 if frame.position is None else frame.position - end
+            jitter = frame.jitter_s * first.rate_hz
+            if gap < 0 and not jitter:  # another part begins: the one before ends here
+                held = held[:gap] if -gap < len(held) else held[:0]
+                end += gap
+            elif gap < -jitter:
+                samples = samples[-gap:]
+            yield held
             if gap > jitter:
                 end += gap
                 while gap > 0:  # piece by piece: a stamp may say anything
                     yield np.zeros(min(gap, first.rate_hz), np.float32)
                     gap -= first.rate_hz
-            elif gap < -jitter:
-                samples = samples[-gap:]
             end += len(samples)
-            yield samples
+            held = samples
+        yield held
 
     return _Sound(first.rate_hz, start, pieces())
 

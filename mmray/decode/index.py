@@ -85,9 +85,10 @@ def _counted(packets: Packets, first: int, numbers: np.ndarray, origin_s: float)
     """Frames in their order. In AVI each packet has its turn, empty ones (dropped frames) as well."""
     is_key = packets.is_key[numbers]
     is_key[0] = True
-    turns = packets.stamps[numbers]
-    if (turns == NO_STAMP).any() or len(np.unique(turns)) < len(turns):
-        turns = packets.decoding[numbers]
+    turns, shown = packets.decoding[numbers], packets.stamps[numbers]
+    # Of MPEG-4 FFmpeg knows which frames are shown later than decoded; all of them wait for the first.
+    if packets.codec == "mpeg4" and (shown != NO_STAMP).all() and len(np.unique(shown)) == len(shown):
+        turns = shown - shown.min() + turns.min()
     if (turns == NO_STAMP).any():
         duration = np.median(packets.durations[numbers])
         unit_s = float(duration * packets.unit_s) or 1 / RATE_HZ
@@ -110,14 +111,14 @@ def check_whole(recording: Recording, index: VideoIndex, start_s: float | None, 
     packets = index.packets
     declared_s = recording.declared_end_s if recording.is_short else packets.declared_end_s
     declared_end_s = max(index.end_s, declared_s or 0.0)
+    if recording.fault and (end_s is None or end_s > index.end_s):
+        raise MediaError("corrupt", f"after {index.end_s:.3f} s: {recording.fault}")
     check_segment(start_s, end_s, declared_end_s)
     wanted_s = declared_end_s if end_s is None else min(end_s, declared_end_s)
     found = len(packets.sizes)
     if index.counted and (packets.decoding[-1:] != NO_STAMP).all():
         found = max(found, int(packets.decoding[-1]) + 1)  # dropped frames count, and have no packet
     lost = found < (1 - LOST_FRACTION) * packets.declared_packets and wanted_s > index.end_s
-    if recording.fault and wanted_s >= index.end_s:
-        raise MediaError("corrupt", f"after {index.end_s:.3f} s: {recording.fault}")
     if lost or clearly_short(index.end_s, wanted_s):
         count = f"{packets.declared_packets} packets to " if packets.declared_packets else ""
         raise MediaError(

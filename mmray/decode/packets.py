@@ -11,6 +11,7 @@ before.
 """
 
 import itertools
+import os
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,6 +43,11 @@ SEARCHED_PACKETS = 64
 """Looked at after a seek, to find out where it landed."""
 
 
+PACKED_TO_THE_END = frozenset({"asf", "flv"})
+"""Formats with little or nothing after the last packet."""
+UNREAD_FRACTION = 0.2
+
+
 class Packets(NamedTuple):
     """One stream's packets that have content, in the order of the file."""
 
@@ -68,8 +74,8 @@ class Packets(NamedTuple):
     """bool [P]: decoded but not presented (edit lists; frames that are references only)."""
     is_damaged: np.ndarray
     """bool [P]: known not to be whole."""
-    parts: int
-    """How often the stamps start."""
+    restarts: frozenset[int]
+    """Packets at which the stamps start again."""
     declared_end_s: float | None
     """Where the stream ends by the file's own account, where it has one."""
     declared_packets: int
@@ -98,7 +104,7 @@ def sought(
     says. Then the container is of no further use.
     """
     stamp = packets.raw_stamps[wanted]
-    if packets.parts > 1 or stamp == NO_STAMP:
+    if packets.restarts or stamp == NO_STAMP:
         return None
     container.seek(int(stamp), stream=stream)
     following = container.demux(stream)
@@ -213,10 +219,11 @@ def _recording_of(path: str, identity: tuple[int, ...]) -> Recording:
                 (flags & KEY) != 0,
                 (flags & HIDDEN) != 0,
                 (flags & DAMAGED) != 0,
-                len(np.unique(shift)) if len(shift) else 1,
+                frozenset((np.flatnonzero(np.diff(shift)) + 1).tolist()),
                 declared_end_s(path, container, stream, origin_s),
                 getattr(stream, "frames", 0),
             )
+        fault = fault or _unread(path, container.format.name, tables)
         whole = whole_end_s(container, origin_s) if container.format.name in OF_THE_WHOLE else None
         return Recording(
             container.format.name,
@@ -258,6 +265,15 @@ def _read(
                 KEY * packet.is_keyframe | HIDDEN * hidden | DAMAGED * packet.is_corrupt,
             )
         )
+
+
+def _unread(path: str, format_name: str, tables: Mapping[int, np.ndarray]) -> str | None:
+    """A fault where the demuxer stops well before the end, as at the seam of files joined end to end."""
+    ends = [int((table[:, 3] + table[:, 4]).max()) for table in tables.values() if len(table)]
+    size = os.stat(path).st_size
+    if format_name not in PACKED_TO_THE_END or not ends or size - max(ends) <= UNREAD_FRACTION * size:
+        return None
+    return f"{size - max(ends)} bytes follow that are not part of this recording; were files joined?"
 
 
 def _tables(tables: Mapping[int, array]) -> dict[int, np.ndarray]:
