@@ -276,10 +276,10 @@ def _lengths(
     lengths: list[int | None] = []
     wrong: list[str] = []
     for row, (value, length) in enumerate(zip(values, given, strict=True)):
-        length = _plain(length)
         if value is None or length is None:
             lengths.append(None)
             continue
+        length = _plain(length)  # None where it is NaN
         try:
             whole = number(length)
         except ValueError:
@@ -316,7 +316,7 @@ def _taken(
     vectors = vectors if is_sequence else vectors.reshape(1, -1)
     if length is not None and is_sequence:
         tail = vectors[length:]
-        if length and tail.size and not (np.isnan(tail).all() or (tail == tail[0]).all()):
+        if length and tail.size and not (np.isnan(tail).all() or _repeats(tail, vectors[length - 1])):
             odd[
                 "have steps after their length that are not padding (neither zeros nor one step repeated)"
             ] += 1
@@ -338,6 +338,11 @@ def _taken(
                 "corrupt", f"{bad} of {vectors.size} values are too large for float16 ({largest:g})"
             )
     return vectors
+
+
+def _repeats(tail: np.ndarray, last: np.ndarray) -> bool:
+    """Whether padding is all zeros, the last step again and again, or another one."""
+    return bool(not tail.any() or (tail == last).all() or (len(tail) > 1 and (tail == tail[0]).all()))
 
 
 def _floats(value: Any) -> np.ndarray:

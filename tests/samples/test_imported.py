@@ -39,6 +39,62 @@ def test_padding_is_cut_by_lengths_and_else_by_zeros_on_either_side():
     np.testing.assert_array_equal(cut.value, x_NTD[0, :2])
 
 
+@pytest.mark.parametrize("length", [6, -1, 2.5, float("nan"), "three", 10**30])
+def test_lengths_that_cannot_be_right_are_refused_with_a_count(length):
+    columns = {"a": np.ones((3, 5, 2)), "a_lengths": [5, length, 1]}
+    with pytest.raises(
+        SamplesError, match=r"features.a: 1 of 3 lengths in 'a_lengths' cannot be right \(row 1"
+    ):
+        found_in("a", feature(), columns)
+    assert lengths_of(found_in("a", feature(lengths=False), columns)) == [5, 5, 5]
+
+
+def test_steps_after_the_length_that_are_no_padding_are_counted():
+    x_NTD = np.random.default_rng(0).normal(size=(3, 5, 2))
+    x_NTD[0, 3:], x_NTD[1, 2:] = 0, x_NTD[1, 1]
+    (told,) = found_in("a", feature(), {"a": x_NTD, "a_lengths": [3, 2, 4]}).notes
+    assert told == (
+        "features.a: 1 of 3 rows have steps after their length that are not padding "
+        "(neither zeros nor one step repeated)"
+    )
+    assert found_in("a", feature(), {"a": x_NTD[:2], "a_lengths": [3, None]}).notes == []
+
+
+def test_numbers_that_are_texts_are_read_as_numbers_and_told():
+    texts = [["0.5", "1e3"], ["-2", " 3 "]]
+    for given in (texts, np.array(texts), [str([0.5, 1000.0]), "[-2, 3]"], [[row] * 2 for row in texts]):
+        found = found_in("a", feature(), {"a": given})
+        assert all(isinstance(step, ImportedStep) for step in found.steps)
+        np.testing.assert_array_equal(found.steps[1].value[0], [-2, 3])  # pyright: ignore
+        assert "written as texts: read as numbers" in found.notes[0]
+    words = found_in("a", feature(), {"a": [["so", "good"], ["2", "bad"]]})
+    assert [step.value for step in words.steps] == [["so", "good"], ["2", "bad"]]  # pyright: ignore
+    digits = found_in("a", feature(), {"a": [["1", "2", "3"], ["4"]]})
+    assert [step.value for step in digits.steps] == [["1", "2", "3"], ["4"]]  # pyright: ignore
+    assert "taken as words" in digits.notes[0]
+    with pytest.raises(
+        SamplesError, match=r"2 of 3 rows of texts are numbers, others are not \(row 2: \['x', '1'\]"
+    ):
+        found_in("a", feature(), {"a": [*texts, ["x", "1"]]})
+    with pytest.raises(SamplesError, match="expected a vector, got the text 'so good'"):
+        found_in("a", feature(), {"a": ["so good"]})
+
+
+def test_numbers_too_large_for_float16_are_a_failure_of_their_row():
+    found = found_in("a", feature(dtype="float16"), {"a": np.array([[65504.0], [70000.0], [-1e9]])})
+    assert lengths_of(found) == [1, "corrupt", "corrupt"]
+    assert "1 of 1 values are too large for float16 (70000)" in found.steps[1].detail  # pyright: ignore
+    assert lengths_of(found_in("a", feature(), {"a": np.array([[70000.0], [1e300]])})) == [1, "corrupt"]
+    with pytest.raises(SamplesError, match="expected real numbers, got complex64"):
+        found_in("a", feature(), {"a": np.ones((1, 2), "c8")})
+
+
+def test_an_array_without_a_name_of_its_own_is_the_feature_and_another_is_not():
+    assert "'data' is taken" in found_in("a", feature(), {"id": ["x"], "data": np.ones((1, 2))}).notes[0]
+    with pytest.raises(SamplesError, match="no array 'a'"):
+        found_in("a", feature(), {"id": ["x"], "voice": np.ones((1, 2))})
+
+
 def test_vectors_are_one_step_and_zeros_among_them_are_data():
     found = found_in("a", feature(), {"a": np.array([[0.0, 0.0], [1.0, 2.0]])})
     assert lengths_of(found) == [1, 1]
