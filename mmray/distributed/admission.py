@@ -7,10 +7,11 @@ a demand that cannot be met is refused, with the arithmetic.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mmray.config import ExtractConfig, ScoreConfig, TrainConfig, TuneConfig
 from mmray.errors import PlanError
+from mmray.features.base import SLICE_BYTES
 from mmray.settings import Auto
 
 __all__ = [
@@ -26,6 +27,10 @@ __all__ = [
 ]
 
 
+IN_FLIGHT = 2
+"""Slices an actor that decodes has on their way to encoders: one is worked on, one lies ready."""
+
+
 @dataclass(frozen=True)
 class Node:
     """What one machine of the cluster offers."""
@@ -33,6 +38,8 @@ class Node:
     cpus: float
     gpus: float = 0.0
     memory: float = math.inf
+    """Bytes."""
+    object_store: float = math.inf
     """Bytes."""
 
 
@@ -43,6 +50,8 @@ class Pool:
     size: int
     cpus: float
     gpus: float = 0.0
+    grows: bool = field(default=False, compare=False)
+    """Whether more are started where the cluster becomes larger meanwhile."""
 
     def __str__(self) -> str:
         gpus = f", {self.gpus:g} GPU" if self.gpus else ""
@@ -109,7 +118,7 @@ def plan_extract(config: ExtractConfig, nodes: list[Node], partitions: int) -> E
     if placement == "fused":
         most = places(nodes, cpus, gpus_each)
         size = max(1, min(most, partitions)) if config.actors == "auto" else config.actors
-        pool = Pool(size, cpus, gpus_each)
+        pool = Pool(size, cpus, gpus_each, grows=config.actors == "auto")
         if size > most:
             raise PlanError(_refusal("extract", [("extract.actors", pool)], nodes))
         return ExtractPlan(pool)
@@ -119,14 +128,33 @@ def plan_extract(config: ExtractConfig, nodes: list[Node], partitions: int) -> E
         encoders = Pool(max(1, min(wanted, partitions)), cpus, gpus_each)
     else:
         encoders = Pool(config.encoders, cpus, gpus_each)
-    left = _without(nodes, encoders)
+    left = without(nodes, encoders)
     most = places(left, cpus) if left is not None else 0
-    size = max(1, min(most, partitions)) if config.actors == "auto" else config.actors
-    actors = Pool(size, cpus)
+    fed = _most_fed(nodes)
+    size = max(1, min(most, partitions, fed)) if config.actors == "auto" else config.actors
+    actors = Pool(size, cpus, grows=config.actors == "auto")
+    if size > fed:
+        raise PlanError(_starved(size, fed, nodes))
     if size > most:
         pools = [("extract.actors", actors), ("extract.encoders", encoders)]
         raise PlanError(_refusal("extract", pools, nodes))
     return ExtractPlan(actors, encoders)
+
+
+def _most_fed(nodes: list[Node]) -> float:
+    """How many decoding actors' slices, in flight to the encoders, half of the object stores hold."""
+    store = sum(node.object_store for node in nodes) / 2
+    return math.inf if math.isinf(store) else max(1, math.floor(store / (IN_FLIGHT * SLICE_BYTES)))
+
+
+def _starved(size: int, fed: float, nodes: list[Node]) -> str:
+    store = sum(node.object_store for node in nodes)
+    return (
+        f"extract cannot run on this cluster: {size} extract.actors have {IN_FLIGHT} slices of "
+        f"{SLICE_BYTES / 1e6:g} MB each under way to encoders, {size * IN_FLIGHT * SLICE_BYTES / 1e6:g} MB; "
+        f"half of the object stores is {store / 2e6:g} MB, enough for {fed:g} actors; "
+        "ask for fewer, or start Ray with a larger --object-store-memory"
+    )
 
 
 def plan_score(config: ScoreConfig, nodes: list[Node], partitions: int) -> Pool:
@@ -140,7 +168,7 @@ def plan_score(config: ScoreConfig, nodes: list[Node], partitions: int) -> Pool:
     gpus_each = (1.0 if gpu_count >= 1 else 0.0) if gpus == "auto" else gpus
     most = places(nodes, config.cpus_per_actor, gpus_each)
     size = max(1, min(most, partitions)) if config.actors == "auto" else config.actors
-    pool = Pool(size, config.cpus_per_actor, gpus_each)
+    pool = Pool(size, config.cpus_per_actor, gpus_each, grows=config.actors == "auto")
     if size > most:
         raise PlanError(_refusal("score", [("score.actors", pool)], nodes))
     return pool
@@ -228,7 +256,7 @@ def plan_compare(nodes: list[Node], cpus: float, gpus: float | Auto = "auto") ->
     return pool
 
 
-def _without(nodes: list[Node], pool: Pool) -> list[Node] | None:
+def without(nodes: list[Node], pool: Pool) -> list[Node] | None:
     """What the nodes offer beside a pool placed on them, or None if it does not fit."""
     left, to_place = [], pool.size
     for node in nodes:

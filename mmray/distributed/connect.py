@@ -69,7 +69,7 @@ def nodes() -> list[Node]:
     import ray
 
     return [
-        Node(*(node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU", "memory")))
+        Node(*(node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU", "memory", "object_store_memory")))
         for node in ray.nodes()
         if node["Alive"]
     ]

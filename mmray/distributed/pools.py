@@ -1,12 +1,15 @@
 """The one way in which stages run a table's partitions through pools of actors, with Ray Data."""
 
+import contextlib
 import itertools
 import logging
+import math
 import os
 import pickle
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -14,9 +17,11 @@ import pyarrow as pa
 from mmray import console
 from mmray.distributed.admission import Node, Pool
 from mmray.distributed.connect import connect, nodes
-from mmray.errors import MmrayError, WorkerError
+from mmray.distributed.serving import LOOK_S, RESTARTS, RETRIES, SAY_S, Lost, constructed, serving, watch
+from mmray.errors import MmrayError, PlanError, WorkerError
 
 __all__ = [
+    "Stage",
     "announce_wait",
     "connect",
     "fault_in",
@@ -28,10 +33,10 @@ __all__ = [
     "with_fault",
 ]
 
-Stage = tuple[type, Pool, Mapping[str, Any]]
 FAULT = "mmray.fault"
-MAX_DEATHS = 3  # in a row, without a partition done
+MAX_DEATHS = 2  # in a row, without a partition done: plans that failed, each after these restarts
 WAVE = 10_000  # partitions Ray Data is given at a time: each is an object its driver keeps
+RETURN_S = 1800.0  # a node that is gone is awaited so long, where nothing goes on without it
 RELEASE_S = 5.0  # Ray gives back what an ended stage held within a second or two
 
 
@@ -56,33 +61,45 @@ def announce_wait(pools: Sequence[Pool]) -> None:
         time.sleep(0.1)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What the actors of a pool run: a class that maps a table of one partition number to one row."""
+
+    code: type
+    pool: Pool
+    arguments: Mapping[str, Any]
+    """Of its constructor."""
+    servers: "Stage | None" = None
+    """Actors that those of the pool call; their handles are one argument more, `servers`."""
+
+
 def stream_partitions(
-    partitions: Sequence[int], plan: Callable[[list[Node], int], Sequence[Stage]]
+    partitions: Sequence[int], plan: Callable[[list[Node], int], Stage]
 ) -> Iterator[dict[str, Any]]:
-    """Run partitions through pools of actors, one after another; yields the last stage's rows as they come.
+    """Run partitions through a pool of actors; yields their rows, each with its `partition`, as they come.
 
-    `plan` says what runs on which nodes for how many partitions. A stage is (class, pool, its constructor's
-    arguments); the class maps one Arrow table to one Arrow table, the last one to a row with `partition`.
+    `plan` says what runs on which nodes for how many partitions.
 
-    Ray could restart an actor that died, for ever if it dies again, and its partitions would wait for it,
-    for ever if the node is gone. So it may not: a death ends the pools, and what is left is planned anew on
-    the nodes that are there. That costs an actor's start and what the others had in hand.
+    Ray replaces an actor that died, alone, and tries what it had in hand again: a few times, for one that
+    always dies would be started for ever. Where that does not help, and where a node is gone whose actors
+    find no other place, all end, and what is left is planned anew on the nodes that are there.
 
     Raises:
-        MmrayError: what a stage's constructor or call raised of ours.
+        Exception: what a stage's constructor raised, as it is; of a call, what it raised of ours.
         WorkerError: when actors die again and again without a partition done between.
     """
     from ray.exceptions import RayError, RayTaskError
 
-    left, deaths = dict.fromkeys(partitions), 0
+    left, deaths, stage = dict.fromkeys(partitions), 0, None
     while left:
         wave = list(itertools.islice(left, WAVE))
+        stage = _planned(plan, len(wave), stage)
         try:
-            for row in _stream(wave, plan(nodes(), len(wave))):
+            for row in _stream(wave, stage):
                 del left[row["partition"]]
                 deaths = 0
                 yield row
-        except RayError as error:
+        except (RayError, Lost) as error:
             if isinstance(error, RayTaskError):  # raised by the code of a stage: a bug
                 raise
             deaths += 1
@@ -90,40 +107,88 @@ def stream_partitions(
             if deaths == MAX_DEATHS:
                 numbers = ", ".join(map(str, itertools.islice(left, 8))) + (" …" if len(left) > 8 else "")
                 raise WorkerError(
-                    f"actors died {deaths} times in a row before any of the partitions {numbers} was done; "
+                    f"actors died again and again before any of the partitions {numbers} was done; "
                     f"out of memory? ask for fewer actors or smaller batches. The last one: {reason}"
                 ) from error
-            console.err.print(f"an actor or its node died; {len(left)} partitions are left: {reason}")
+            console.err.print(f"actors died; {len(left)} partitions are left, and planned anew: {reason}")
 
 
-def _stream(partitions: Sequence[int], stages: Sequence[Stage]) -> Iterator[dict[str, Any]]:
-    """A block of Ray Data carries one partition from end to end, never cut or merged: blocks have no target
-    size, and every stage takes a block whole.
+def _planned(plan: Callable[[list[Node], int], Stage], partitions: int, before: Stage | None) -> Stage:
+    """What runs next: as the last time with GPUs where that had any, which may be waited for.
+
+    Raises:
+        PlanError: where nothing ran before, and the nodes that are there do not suffice.
+        WorkerError: where the nodes that ran it do not come back.
     """
+    start = time.monotonic()
+    said = -math.inf
+    while True:
+        try:
+            stage = plan(nodes(), partitions)
+            if before is None or _gpus(stage) or not _gpus(before):
+                return stage
+            lacking = "a node with a GPU: those there were are gone"
+        except PlanError as fault:
+            if before is None:
+                raise
+            lacking = str(fault)
+        now = time.monotonic()
+        if now - start > RETURN_S:
+            raise WorkerError(f"no node came back in {RETURN_S:g} s: {lacking}")
+        if now - said > SAY_S:
+            said = now
+            console.err.print(f"waiting for {lacking}")
+        time.sleep(LOOK_S)
+
+
+def _gpus(stage: Stage) -> float:
+    return stage.pool.gpus + (stage.servers.pool.gpus if stage.servers else 0.0)
+
+
+def _stream(partitions: Sequence[int], stage: Stage) -> Iterator[dict[str, Any]]:
+    """A block of Ray Data is the number of one partition: an actor does it from end to end."""
     import ray.data
+    from ray.data import ExecutionResources
     from ray.util.annotations import RayDeprecationWarning
 
-    announce_wait([pool for _, pool, _ in stages])
-    quiet_data()
-    dataset = ray.data.from_blocks([pa.table({"partition": [partition]}) for partition in partitions])
-    for stage, pool, arguments in stages:
-        with warnings.catch_warnings(action="ignore", category=RayDeprecationWarning):  # of `max_restarts`
-            dataset = dataset.map_batches(
-                _Stage,
-                fn_constructor_args=(stage, dict(arguments)),
-                batch_size=None,
-                batch_format="pyarrow",
-                zero_copy_batch=True,
-                compute=ray.data.ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=2),
-                num_cpus=pool.cpus,
-                num_gpus=pool.gpus,
-                max_restarts=0,
-            )
-    blocks: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    for block in blocks:
-        if fault := fault_in(block):
-            raise fault
-        yield from block.to_pylist()
+    announce_wait([stage.pool, *([stage.servers.pool] if stage.servers else [])])
+    context = quiet_data()
+    with contextlib.ExitStack() as running:
+        # Of `max_restarts` and `exclude_resources`, for which there is nothing else in this version.
+        running.enter_context(warnings.catch_warnings(action="ignore", category=RayDeprecationWarning))
+        beside = stage.servers.pool if stage.servers else Pool(0, 0.0)
+        running.callback(setattr, context.execution_options, "exclude_resources", ExecutionResources.zero())
+        context.execution_options.exclude_resources = ExecutionResources(
+            cpu=beside.size * beside.cpus, gpu=beside.size * beside.gpus
+        )
+        running.callback(setattr, context, "custom_execution_callback_classes", [])
+        context.custom_execution_callback_classes = [watch(stage.pool, stage.servers and beside)]
+        arguments = dict(stage.arguments)
+        if stage.servers:
+            servers = serving(stage.servers.code, stage.servers.pool, stage.servers.arguments)
+            arguments["servers"] = running.enter_context(servers)
+        dataset = ray.data.from_blocks([pa.table({"partition": [partition]}) for partition in partitions])
+        dataset = dataset.map_batches(
+            _Stage,
+            fn_constructor_args=(stage.code, arguments),
+            batch_size=1,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=stage.pool.size,
+                max_size=max(stage.pool.size, len(partitions) if stage.pool.grows else 0),
+                max_tasks_in_flight_per_actor=2,
+            ),
+            num_cpus=stage.pool.cpus,
+            num_gpus=stage.pool.gpus,
+            max_restarts=RESTARTS,
+            max_task_retries=RETRIES,
+        )
+        blocks: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for block in blocks:
+            if fault := fault_in(block):
+                raise fault
+            yield from block.to_pylist()
 
 
 def quiet_data() -> Any:
@@ -135,39 +200,34 @@ def quiet_data() -> Any:
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None
     context.enable_progress_bars = False
+    context.max_consecutive_actor_init_deaths = 0  # after `RESTARTS` of its own
     context.print_on_execution_start = False
     return context
 
 
-def with_fault(fault: MmrayError) -> pa.Table:
+def with_fault(fault: Exception) -> pa.Table:
     """A block that carries a fault of ours through Ray Data, which would wrap an exception."""
     return pa.table({FAULT: [pickle.dumps(fault)]})
 
 
-def fault_in(block: pa.Table) -> MmrayError | None:
+def fault_in(block: pa.Table) -> Exception | None:
     """The fault a block carries."""
     return pickle.loads(block[FAULT][0].as_py()) if FAULT in block.column_names else None
 
 
 class _Stage:
-    """A stage whose MmrayError travels to the driver as a value.
+    """A stage whose fault travels to the driver as a value.
 
-    Raised inside Ray Data it would arrive wrapped, or, from a constructor, as text only.
+    Raised inside Ray Data it would arrive wrapped, or, from a constructor, as text only, after three tries.
     """
 
     def __init__(self, stage: type, arguments: dict[str, Any]):
-        self.fault: MmrayError | None = None
-        try:
-            self.stage = stage(**arguments)
-        except MmrayError as fault:
-            self.fault = fault
+        self.stage, self.fault = constructed(stage, arguments)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        if FAULT in block.column_names:
-            return block
+        if self.fault:
+            return with_fault(self.fault)
         try:
-            if self.fault:
-                raise self.fault
             return self.stage(block)
         except MmrayError as fault:
             return with_fault(fault)

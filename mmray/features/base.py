@@ -19,7 +19,23 @@ from mmray.errors import MediaError
 from mmray.features.device import Device
 from mmray.settings import Section
 
-__all__ = ["Dtype", "Encoder", "FeatureSettings", "Kind", "Pooling", "Step", "Text", "joined"]
+__all__ = [
+    "SLICE_BYTES",
+    "Cut",
+    "Dtype",
+    "Encoder",
+    "FeatureSettings",
+    "Kind",
+    "Pooling",
+    "Step",
+    "Text",
+    "joined",
+    "pieces",
+    "whole",
+]
+
+SLICE_BYTES = 16_000_000
+"""Of what is decoded before it is passed on to be encoded: pictures, waveforms, about an encoder's batch."""
 
 Pooling = Literal["none", "mean", "max"]
 Dtype = Literal["float32", "float16"]
@@ -49,10 +65,21 @@ class Step(NamedTuple):
     """Of pictures: the time of each, float32 [T]."""
 
 
+class Cut(NamedTuple):
+    """Where a long value may be cut, along its first axis: the encoder's vectors of the pieces follow each
+    other as those of the whole do.
+    """
+
+    every: int
+    overlap: int = 0
+    """What a piece has of the next one."""
+
+
 class Encoder(Protocol):
     """Steps as they were prepared → one with vectors [T, dim] each, or the reason why there is none."""
 
     dim: int
+    cut: Cut | None
 
     def __call__(self, steps: Sequence[Step]) -> Iterable[Step | MediaError]:
         """One an item, in order."""
@@ -89,6 +116,31 @@ class Kind:
     def columns(self) -> tuple[str, ...]:
         """What the feature's name is followed by in the columns of its table."""
         return ("", "_length", "_start_s", "_step_s", *(("_times_s",) if self.timed else ()))
+
+
+def pieces(step: Step, cut: Cut | None, most_bytes: int) -> list[Step]:
+    """A step in pieces of at most so many bytes, where it is larger and may be cut."""
+    size = getattr(step.value, "nbytes", 0)
+    if cut is None or size <= most_bytes:
+        return [step]
+    value = step.value
+    length = max(1, most_bytes * len(value) // size // cut.every) * cut.every
+    starts = range(0, max(1, len(value) - cut.overlap), length)
+    return [step._replace(value=value[at : at + length + cut.overlap]) for at in starts]
+
+
+def whole(encoded: Sequence[Step | MediaError]) -> Step | MediaError:
+    """What the encoder made of the `pieces` of a step, as if it had had the whole.
+
+    A rest at the end may be too short for it (`empty`).
+    """
+    first, *rest = encoded
+    if isinstance(first, MediaError):
+        return first
+    if fault := next((p for p in rest if isinstance(p, MediaError) and p.reason != "empty"), None):
+        return fault
+    parts = [part.value for part in encoded if isinstance(part, Step)]
+    return first._replace(value=np.concatenate(parts)) if len(parts) > 1 else first
 
 
 def joined(parts: Iterator[np.ndarray | MediaError], lengths: Sequence[int]) -> Iterator[Any]:

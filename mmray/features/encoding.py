@@ -4,14 +4,14 @@ An encoder is a function: the values of many samples → one [T, D] array each (
 none). What is not encoded (spectra, words) is stored as it was prepared.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from mmray.errors import MediaError, TableError
-from mmray.features.base import Encoder, Step
+from mmray.features.base import Cut, Encoder, Step
 from mmray.features.device import Device
 from mmray.features.kinds import Feature, kind_of
 from mmray.features.preparing import Prepared, error_entry, timed
@@ -20,11 +20,18 @@ from mmray.storage.filesystem import Storage
 from mmray.tables.identity import media_keys
 from mmray.tables.schemas import FeatureShape, feature_schema, vectors_to_column
 
-__all__ = ["Encoding", "pooled"]
+__all__ = ["Encoded", "Encoding", "encodable", "pooled", "tables_of"]
+
+TAKEN = Step(None)
+"""Stands for a step that its encoder has."""
+
+
+Steps = Mapping[str, list[Step]]
+Encoded = dict[str, list[Step | MediaError]]
 
 
 class Encoding:
-    """Puts prepared samples through their encoders and builds the rows of each feature's table."""
+    """The encoders of features, and what their tables hold."""
 
     def __init__(
         self,
@@ -40,55 +47,81 @@ class Encoding:
 
         """
         self.features = with_local_weights(features, storage or Storage())
-        self.encoders: dict[str, Encoder | None] = {}
+        self.encoders: dict[str, Encoder] = {}
         self.shapes: dict[str, FeatureShape] = {}
         for name, feature in self.features.items():
-            self.encoders[name], self.shapes[name] = _encoder(feature, device)
+            encoder, self.shapes[name] = _encoder(feature, device)
+            if encoder:
+                self.encoders[name] = encoder
+
+    @property
+    def cuts(self) -> dict[str, Cut]:
+        """Where the steps of each feature that is encoded may be cut."""
+        return {name: encoder.cut for name, encoder in self.encoders.items()}
+
+    def encode(self, steps: Steps) -> Encoded:
+        """{feature: vectors, or why there are none}, in order, of features that have an encoder."""
+        return {name: list(self.encoders[name](own)) for name, own in steps.items()}
 
     def __call__(self, prepared: Prepared) -> dict[str, pa.Table]:
         """{feature: rows of its table} of the samples asked for, in their order."""
         with timed(prepared.seconds, "encode"):
-            return {name: self._rows(name, shape, prepared) for name, shape in self.shapes.items()}
+            encoded = self.encode(encodable(prepared, self.encoders))
+        return tables_of(self.features, self.shapes, prepared, encoded)
 
-    def _rows(self, name: str, shape: FeatureShape, prepared: Prepared) -> pa.Table:
-        wanted = np.flatnonzero(prepared.wanted[name])
-        samples = prepared.samples.take(pa.array(wanted))
-        errors = [prepared.errors[name][row] for row in wanted]
-        steps = self._encoded(name, [prepared.steps[name][row] for row in wanted], errors)
-        columns = {
-            "sample_id": samples["sample_id"],
-            "media_key": media_keys(samples, [self.features[name].source]),
-            name: _values_column(steps, shape),
-            f"{name}_length": [0 if step is None else len(step.value) for step in steps],
-            f"{name}_start_s": [step and step.start_s for step in steps],
-            f"{name}_step_s": [step and step.step_s for step in steps],
-            f"{name}_times_s": [step and step.times_s for step in steps],
-            "error": errors,
-        }
-        schema = feature_schema(name, shape)
-        return pa.table([_as_array(columns[field.name], field.type) for field in schema], schema=schema)
 
-    def _encoded(
-        self, name: str, steps: Sequence[Step | None], errors: list[dict[str, Any] | None]
-    ) -> list[Step | None]:
-        """The steps as they are stored; where there is none, null and the row's error."""
-        shape, encoder = self.shapes[name], self.encoders[name]
-        present = [(row, step) for row, step in enumerate(steps) if step is not None]
-        found: Iterable[Step | MediaError] = [step for _, step in present]
-        if encoder is not None and present:
-            found = encoder([step for _, step in present])
-        stored: list[Step | None] = [None] * len(steps)
-        for (row, _), step in zip(present, found, strict=True):
-            if shape.dim is not None and isinstance(step, Step):
-                step = _storable(pooled(step, self._pooling(name)), shape.dtype)
-            if isinstance(step, MediaError):
-                errors[row] = {**error_entry(step), "stage": "encode"}
-            else:
-                stored[row] = step
-        return stored
+def encodable(prepared: Prepared, names: Iterable[str]) -> dict[str, list[Step]]:
+    """{feature: its steps that are there} of some features, taken out of what was prepared."""
+    taken = {}
+    for name in names:
+        steps = prepared.steps[name]
+        taken[name] = [step for step in steps if step is not None]
+        prepared.steps[name] = [step and TAKEN for step in steps]
+    return taken
 
-    def _pooling(self, name: str) -> str:
-        return getattr(self.features[name], "pooling", "none")
+
+def tables_of(
+    features: Mapping[str, Feature], shapes: Mapping[str, FeatureShape], prepared: Prepared, encoded: Encoded
+) -> dict[str, pa.Table]:
+    """{feature: rows of its table}: what was prepared, with what its encoder made of it where it has one."""
+    return {
+        name: _table_of(name, features[name], shape, prepared, iter(encoded.get(name, [])))
+        for name, shape in shapes.items()
+    }
+
+
+def _table_of(
+    name: str,
+    feature: Feature,
+    shape: FeatureShape,
+    prepared: Prepared,
+    encoded: Iterator[Step | MediaError],
+) -> pa.Table:
+    wanted = np.flatnonzero(prepared.wanted[name])
+    samples = prepared.samples.take(pa.array(wanted))
+    errors = [prepared.errors[name][row] for row in wanted]
+    steps: list[Step | None] = []
+    for place, row in enumerate(wanted):
+        step: Step | MediaError | None = prepared.steps[name][row]
+        if step is TAKEN:
+            step = next(encoded)
+        if isinstance(step, Step) and shape.dim is not None:
+            step = _storable(pooled(step, getattr(feature, "pooling", "none")), shape.dtype)
+        if isinstance(step, MediaError):
+            errors[place] = {**error_entry(step), "stage": "encode"}
+        steps.append(step if isinstance(step, Step) else None)
+    columns = {
+        "sample_id": samples["sample_id"],
+        "media_key": media_keys(samples, [feature.source]),
+        name: _values_column(steps, shape),
+        f"{name}_length": [0 if step is None else len(step.value) for step in steps],
+        f"{name}_start_s": [step and step.start_s for step in steps],
+        f"{name}_step_s": [step and step.step_s for step in steps],
+        f"{name}_times_s": [step and step.times_s for step in steps],
+        "error": errors,
+    }
+    schema = feature_schema(name, shape)
+    return pa.table([_as_array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
 def _encoder(feature: Feature, device: Device) -> tuple[Encoder | None, FeatureShape]:

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import model_validator
 
 from mmray.decode.wanted import Pictures
-from mmray.features.base import Dtype, FeatureSettings, Pooling, Step, joined
+from mmray.features.base import Cut, Dtype, FeatureSettings, Pooling, Step, joined
 from mmray.features.device import Device
 from mmray.settings import Fraction, Positive, PositiveFloat
 
@@ -63,6 +63,8 @@ def prepare(feature: PictureSettings, pictures: Any, sample_id: str) -> Step:
 
 class PictureEncoder:
     """A network, uint8 pictures [N, H, W, 3] → [N, dim], over the pictures of many clips."""
+
+    cut = Cut(1)
 
     def __init__(self, network: Callable[["Tensor"], "Tensor"], dim: int, device: Device):
         self.network = network

@@ -1,10 +1,10 @@
 """Samples → each feature fetched and decoded, or the reason why not; on a CPU."""
 
 import contextlib
-import os
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,8 @@ from mmray.decode.choice import choose_decoders
 from mmray.decode.isolation import Sandbox
 from mmray.decode.media import decode
 from mmray.errors import MediaError
-from mmray.features.base import Step, Text
+from mmray.features.base import SLICE_BYTES, Step, Text
+from mmray.features.fetching import LocalMedia
 from mmray.features.kinds import Feature, kind_of
 from mmray.features.weights import with_local_weights
 from mmray.storage.filesystem import Storage
@@ -66,54 +67,53 @@ class Preparation:
 
         `wanted` says of which rows each feature is to be made; default: of all.
         """
-        with LocalMedia(self.storage, samples) as media:
-            return self._prepared(samples, self._masks(samples, wanted), media, 0)
+        whole = next(self.slices(samples, wanted, slice_bytes=sys.maxsize), None)
+        return whole or _Rows(self.features).prepared(samples)
 
     def slices(
-        self, samples: pa.Table, slice_samples: int, wanted: Mapping[str, Sequence[bool]] | None = None
+        self,
+        samples: pa.Table,
+        wanted: Mapping[str, Sequence[bool]] | None = None,
+        slice_bytes: int = SLICE_BYTES,
     ) -> Generator[Prepared, None, None]:
-        """The same, `slice_samples` rows at a time; a file that several slices share is fetched once."""
-        masks = self._masks(samples, wanted)
-        with LocalMedia(self.storage, samples) as media:
-            for first in range(0, samples.num_rows, slice_samples):
-                rows = samples.slice(first, slice_samples)
-                here = {name: mask[first : first + rows.num_rows] for name, mask in masks.items()}
-                yield self._prepared(rows, here, media, first)
+        """The same, some rows at a time: as many as fill `slice_bytes` with what was decoded, at least one.
 
-    def _masks(self, samples: pa.Table, wanted: Mapping[str, Sequence[bool]] | None) -> dict[str, list[bool]]:
-        every = [True] * samples.num_rows
-        return {name: list(wanted[name]) if wanted else every for name in self.features}
+        A file that several rows share is fetched once, and files of the next rows are fetched meanwhile.
+        """
+        wanted = wanted or {name: [True] * samples.num_rows for name in self.features}
+        rows = samples.to_pylist()
+        uses = [
+            self._files(sample, [name for name in wanted if wanted[name][at]])
+            for at, sample in enumerate(rows)
+        ]
+        first, found = 0, _Rows(self.features)
+        with LocalMedia(self.storage, uses) as media:
+            for at, sample in enumerate(rows):
+                for name in self.features:
+                    step = fault = None
+                    try:
+                        if wanted[name][at]:
+                            step = self._step(name, sample, media, found.seconds)
+                    except MediaError as error:
+                        fault = error_entry(error)
+                    found.add(name, wanted[name][at], step, fault)
+                media.drop(at)
+                if found.bytes >= slice_bytes or at + 1 == len(rows):
+                    found.fetched_bytes, media.fetched_bytes = media.fetched_bytes, 0
+                    yield found.prepared(samples.slice(first, at + 1 - first))
+                    first, found = at + 1, _Rows(self.features)
 
-    def _prepared(
-        self, samples: pa.Table, wanted: dict[str, list[bool]], media: "LocalMedia", first: int
-    ) -> Prepared:
-        """`first` is the place of `samples` in the table that `media` was made for."""
-        names = list(self.features)
-        prepared = Prepared(samples, wanted, {name: [] for name in names}, {name: [] for name in names})
-        fetched_before = media.fetched_bytes
-        for row, sample in enumerate(samples.to_pylist()):
-            for name, feature in self.features.items():
-                step = fault = None
-                try:
-                    if wanted[name][row]:
-                        step = self._step(name, feature, sample, media, prepared.seconds)
-                except MediaError as error:
-                    fault = error_entry(error)
-                prepared.steps[name].append(step)
-                prepared.errors[name].append(fault)
-            media.drop(first + row)
-        prepared.fetched_bytes = media.fetched_bytes - fetched_before
-        return prepared
+    def _files(self, sample: dict[str, Any], names: Sequence[str]) -> list[str]:
+        """The files that these features of a sample are made from."""
+        media = [name for name in names if not isinstance(self.inputs[name], Text)]
+        return [uri for name in media if (uri := _value(sample, self.features[name].source)) is not None]
 
-    def _step(
-        self, name: str, feature: Feature, sample: dict, media: "LocalMedia", seconds: dict[str, float]
-    ) -> Step:
-        value = sample[feature.source]
-        if value is None and feature.source == "audio":
-            value = sample.get("video")
+    def _step(self, name: str, sample: dict[str, Any], media: LocalMedia, seconds: dict[str, float]) -> Step:
+        feature, prepare = self.features[name], self.kinds[name].prepare
+        wanted, sample_id = self.inputs[name], sample["sample_id"]
+        value = _value(sample, feature.source)
         if value is None:
             raise MediaError("absent", f"the sample has no {feature.source}")
-        prepare, wanted, sample_id = self.kinds[name].prepare, self.inputs[name], sample["sample_id"]
         if isinstance(wanted, Text):
             return prepare(feature, value, sample_id)
         with timed(seconds, "fetch"):
@@ -125,45 +125,30 @@ class Preparation:
             return prepare(feature, decoded, sample_id)
 
 
-class LocalMedia:
-    """Media as local paths; a file that several samples share is fetched once, and dropped after the last."""
+class _Rows:
+    """Rows that become a `Prepared`."""
 
-    def __init__(self, storage: Storage, samples: pa.Table):
-        self.storage = storage
-        sources = [name for name in ("video", "audio", "image") if name in samples.column_names]
-        self.last_use: dict[str, int] = {}
-        for row, uris in enumerate(samples.select(sources).to_pylist()):
-            self.last_use.update({uri: row for uri in uris.values() if uri is not None})
-        self.copies: dict[str, contextlib.ExitStack] = {}
-        self.paths: dict[str, str | MediaError] = {}
-        self.fetched_bytes = 0
+    def __init__(self, features: Iterable[str]):
+        self.wanted: dict[str, list[bool]] = {name: [] for name in features}
+        self.steps: dict[str, list[Step | None]] = {name: [] for name in features}
+        self.errors: dict[str, list[dict[str, Any] | None]] = {name: [] for name in features}
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.fetched_bytes = self.bytes = 0
 
-    def path(self, uri: str) -> str:
-        """The local path of `uri`; raises MediaError `missing_file` or `fetch_failed`."""
-        if uri not in self.paths:
-            stack = contextlib.ExitStack()
-            try:
-                self.paths[uri] = path = stack.enter_context(self.storage.media(uri))
-                self.copies[uri] = stack
-                self.fetched_bytes += os.path.getsize(path)
-            except MediaError as error:
-                self.paths[uri] = error
-        found = self.paths[uri]
-        if isinstance(found, MediaError):
-            raise found
-        return found
+    def add(self, name: str, wanted: bool, step: Step | None, fault: dict[str, Any] | None) -> None:
+        self.wanted[name].append(wanted)
+        self.steps[name].append(step)
+        self.errors[name].append(fault)
+        self.bytes += getattr(step and step.value, "nbytes", 0)
 
-    def drop(self, row: int) -> None:
-        """Remove the copies that no sample after `row` needs."""
-        for uri in [uri for uri in self.copies if self.last_use[uri] <= row]:
-            self.copies.pop(uri).close()
+    def prepared(self, samples: pa.Table) -> Prepared:
+        return Prepared(samples, self.wanted, self.steps, self.errors, self.seconds, self.fetched_bytes)
 
-    def __enter__(self) -> "LocalMedia":
-        return self
 
-    def __exit__(self, *exception: object) -> None:
-        for stack in self.copies.values():
-            stack.close()
+def _value(sample: dict[str, Any], source: str) -> Any:
+    """What a feature of this source is made from: of sounds, the video's where there is no other."""
+    value = sample[source]
+    return sample.get("video") if value is None and source == "audio" else value
 
 
 def error_entry(error: MediaError) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from mmray.decode.wanted import Sound
 from mmray.errors import MediaError, TableError
-from mmray.features.base import Kind, Step, joined
+from mmray.features.base import Cut, Kind, Step, joined
 from mmray.features.device import CPU, Device
 from mmray.features.sound import SoundSettings, as_heard
 from mmray.settings import PathOrName, PositiveFloat
@@ -103,6 +103,7 @@ class SpeechEncoder:
         else:
             raise TableError(f"model {model} ({config.model_type}) is no audio encoder known here")
         self.chunk = steps * round(self.step_s * self.rate_hz)
+        self.cut = Cut(self.chunk, self.overlap)
 
     def __call__(self, steps: Sequence[Step]) -> Iterator[Any]:
         """The sounds, their vectors in place of the waveform; `empty` for one too short for a step."""

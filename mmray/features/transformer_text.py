@@ -41,6 +41,8 @@ class TextEncoder:
 
     """
 
+    cut = None
+
     def __init__(self, model: str, max_tokens: int = 256, device: Device = CPU):
         from mmray.features.pretrained import load_network, load_preprocessor
 

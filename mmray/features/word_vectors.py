@@ -40,6 +40,8 @@ class WordVectors:
 
     """
 
+    cut = None
+
     def __init__(self, path: str):
         try:
             with open(path, "rb") as file:

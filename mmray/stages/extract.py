@@ -1,7 +1,9 @@
 """Samples in, feature tables out: Ray Data streams partitions through decoding and encoding actors.
 
-    source ──▶ index ──▶ partitions ──▶ [fetch → decode] ──▶ [encode → write] ──▶ features/face-…/part-000042
-                                        one actor (fused) or two pools (split)    features/voice-…/part-000042
+    source ──▶ index ──▶ partitions ──▶ [fetch → decode → encode → write] ──▶ features/face-…/part-000042
+                                                  slices │ ▲ vectors          features/voice-…/part-000042
+                                                         ▼ │
+                                             [encode]  where split: a pool on GPUs
 
 Only what is missing is made: a feature without a table, samples that are new, samples whose media are others
 now. A part file is written whole; to resume is to run again. To retry is to take the partitions that note
@@ -216,20 +218,21 @@ def _extract(
 ) -> dict[str, Any]:
     """Do these partitions, counting them; returns where they ran and what that took."""
     from mmray.distributed import pools as cluster
-    from mmray.stages.extract_actors import Work
+    from mmray.stages.extract_actors import Encode, Extract, Work
 
     pools = plan_extract(config.extract, cluster.nodes(), len(todo))
     decoder = _decoder(config, tables, missing)
     work = Work(config, storage, index, tables, tuple(missing), retry_failed, decoder)
 
-    def stages(nodes: list[Node], partitions: int) -> list[cluster.Stage]:
+    def stage(nodes: list[Node], partitions: int) -> cluster.Stage:
         nonlocal pools
         pools = plan_extract(config.extract, nodes, partitions)
-        return _stages(work, pools)
+        servers = cluster.Stage(Encode, pools.encoders, {"work": work}) if pools.encoders else None
+        return cluster.Stage(Extract, pools.actors, {"work": work}, servers)
 
     start = time.perf_counter()
     with console.progress("extract", total=index.rows, done=tally.rows) as meter:
-        for row in cluster.stream_partitions(todo, stages):
+        for row in cluster.stream_partitions(todo, stage):
             report = json.loads(row["report"])
             tally.add_report(report)
             rate = tally.rows_now / (time.perf_counter() - start)
@@ -269,11 +272,3 @@ def _spent(config: Config, tally: Tally, pools: ExtractPlan, wall_s: float) -> d
         "peak_rss_mb": {pool: round(value) for pool, value in tally.peak_rss_mb.items()},
         "cost_per_1000": price and round(price, 6),
     }
-
-
-def _stages(work: Any, pools: ExtractPlan) -> list:
-    from mmray.stages.extract_actors import Decode, DecodeAndEncode, Encode
-
-    if pools.encoders is None:
-        return [(DecodeAndEncode, pools.actors, {"work": work})]
-    return [(Decode, pools.actors, {"work": work}), (Encode, pools.encoders, {"work": work})]

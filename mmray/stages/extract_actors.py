@@ -1,7 +1,10 @@
 """What runs inside the actors of extraction: a partition's number → its part files, and a report on it.
 
-    DecodeAndEncode    number → report                        fused
-    Decode, Encode     number → decoded rows → report         split
+    Extract              number → report             fused
+    Extract ⇄ Encode     number → report             split: slices go to a pool of encoders and come back
+
+An actor that has a partition has all of it: what is decoded never stands in a queue of Ray Data, what comes
+back from an encoder is small, and to lose an encoder is to ask again.
 
 What is missing of a partition is looked up where the work is done: of each feature the rows that its part
 file lacks, or holds of other media (and, with `retry_failed`, those that failed). So several features that
@@ -15,7 +18,8 @@ import contextlib
 import json
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +35,7 @@ from mmray.tables.features import FeatureTable, PartState, places_of, state_of
 from mmray.tables.identity import media_digest
 from mmray.tables.parts import file_name, read_partition, write_partition
 
-__all__ = ["Decode", "DecodeAndEncode", "Encode", "Work", "merged", "preparation"]
+__all__ = ["Encode", "Extract", "Work", "merged", "preparation"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,6 @@ class Work:
         """The samples of which any feature is to be made, and for each feature which of them."""
         todo = {name: states[name].todo & (not states[name].done) for name in self.missing}
         rows = np.logical_or.reduce(list(todo.values()))
-        rows[0] |= not rows.any()  # a table without rows gets lost between two pools
         return samples.filter(pa.array(rows)), {name: mask[rows].tolist() for name, mask in todo.items()}
 
     @property
@@ -114,81 +117,139 @@ class Work:
         return {name: self.config.features[name] for name in self.missing}
 
 
-class DecodeAndEncode:
+class Extract:
     """[partition number] → its part files, written, and a report.
 
-    Takes a partition in slices that fill the encoder once, so that a few clips' frames are held, not
-    a partition's.
+    A partition is taken in slices: while one is encoded, elsewhere or here, no more than the next is held.
+    What encoders give is small, and is put together and written here.
     """
 
-    def __init__(self, work: Work):
+    def __init__(self, work: Work, servers: Sequence[Any] | None = None):
+        """`servers` are `Encode` actors; without them this actor encodes as well."""
+        from mmray.distributed.pools import use_own_cpus
+
         self.work = work
         self.prepare = preparation(work.config, work.storage, work.decoder, work.features)
-        self.encode = _encoding(work)
-        frames = [getattr(feature, "frames", 1) for feature in work.features.values()]
-        self.slice_samples = max(1, work.config.extract.encode_batch // max(frames, default=1))
+        if servers is None:
+            use_own_cpus()
+            self.encoding: Any = _Here(work)
+        else:
+            self.encoding = _There(servers)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Do the partition from end to end."""
+        from mmray.features.encoding import tables_of
+
         (partition,) = block["partition"].to_pylist()
         spent = _Spent("actors", sandbox=self.prepare.sandbox)
         samples = self.work.index.read(self.work.storage, partition)
         states = self.work.states(partition, samples)
         parts: dict[str, list[pa.Table]] = {name: [] for name in self.work.missing}
-        rows, masks = self.work.wanted(samples, states)
-        for prepared in self.prepare.slices(rows, self.slice_samples, masks):
-            for name, rows in self.encode(prepared).items():
+        begun: deque[tuple[Any, Callable[[], Any]]] = deque()
+
+        def finish() -> None:
+            prepared, encoded = begun.popleft()
+            with spent.stage(self.encoding.stage):
+                vectors = encoded()
+            tables = tables_of(self.work.features, self.encoding.shapes, prepared, vectors)
+            for name, rows in tables.items():
                 parts[name].append(rows)
             spent.add(prepared)
-        made = {name: pa.concat_tables(tables) for name, tables in parts.items()}
-        return self.work.write(partition, samples, states, made, spent)
+
+        for prepared in self.prepare.slices(*self.work.wanted(samples, states)):
+            begun.append((prepared, self.encoding.begin(prepared)))
+            if len(begun) > self.encoding.ahead:
+                finish()
+        while begun:
+            finish()
+        made = {name: pa.concat_tables(tables) for name, tables in parts.items() if tables}
+        return self.work.write(partition, samples, states, made, spent.and_of(self.encoding.spent))
 
 
-class Decode:
-    """[partition number] → the partition's samples, decoded, and what that took."""
+class _Here:
+    """Encodes in this process."""
+
+    ahead = 0
+    stage = "encode"
 
     def __init__(self, work: Work):
-        from mmray.distributed.pools import use_own_cpus
+        self.encoding = _encoding(work)
+        self.shapes = self.encoding.shapes
+        self.spent = no_spending()
 
-        use_own_cpus()
-        self.work = work
-        self.prepare = preparation(work.config, work.storage, work.decoder, work.features)
+    def begin(self, prepared: Any) -> Callable[[], Any]:
+        from mmray.features.encoding import encodable
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Decode the partition."""
-        from mmray.features.exchange import to_arrow
+        return lambda: self.encoding.encode(encodable(prepared, self.encoding.encoders))
 
-        (partition,) = block["partition"].to_pylist()
-        spent = _Spent("actors", sandbox=self.prepare.sandbox)
-        samples = self.work.index.read(self.work.storage, partition)
-        prepared = self.prepare(*self.work.wanted(samples, self.work.states(partition, samples)))
-        spent.add(prepared)
-        decoded = to_arrow(prepared)
-        told = {"partition": partition, "spent": json.dumps(spent.told())}
-        for name, value in told.items():
-            decoded = decoded.append_column(name, pa.array([value] * decoded.num_rows))
-        return decoded
+
+class _There:
+    """Encodes in a pool of `Encode` actors, a slice a question; a longer value than that goes in pieces."""
+
+    ahead = 1
+    stage = "wait"
+
+    def __init__(self, handles: Sequence[Any]):
+        from mmray.distributed.serving import Servers
+
+        self.spent = no_spending()
+        self.servers = Servers(handles)
+        self.shapes, self.cuts = self.servers.ask("about")()
+
+    def begin(self, prepared: Any) -> Callable[[], Any]:
+        from mmray.features.base import SLICE_BYTES, pieces, whole
+        from mmray.features.encoding import encodable
+
+        answers: dict[str, list[Any]] = {name: [] for name in self.cuts}
+        counts: dict[str, list[int]] = {name: [] for name in self.cuts}
+        for name, steps in encodable(prepared, self.cuts).items():
+            question: list[Any] = []
+            size = 0
+            for step in steps:
+                cut = pieces(step, self.cuts[name], SLICE_BYTES)
+                counts[name].append(len(cut))
+                for piece in cut:
+                    nbytes = getattr(piece.value, "nbytes", 0)
+                    if question and size + nbytes > SLICE_BYTES:
+                        answers[name].append(self.servers.ask("encode", name, question))
+                        question, size = [], 0
+                    question.append(piece)
+                    size += nbytes
+            if question:
+                answers[name].append(self.servers.ask("encode", name, question))
+
+        def encoded() -> dict[str, list[Any]]:
+            found = {}
+            for name, asked in answers.items():
+                told = [answer() for answer in asked]
+                each = iter([step for steps, _ in told for step in steps])
+                for _, spent in told:
+                    add_spending(self.spent, spent)
+                found[name] = [whole([next(each) for _ in range(count)]) for count in counts[name]]
+            return found
+
+        return encoded
 
 
 class Encode:
-    """A decoded partition → its part files, written, and a report."""
+    """A server: steps of a feature → their vectors. It does nothing else."""
 
     def __init__(self, work: Work):
-        self.work = work
-        self.encode = _encoding(work)
+        self.encoding = _encoding(work)
+        self.ended: float | None = None
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Encode and write the partition."""
-        from mmray.features.exchange import from_arrow
+    def about(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """{feature: shape of its table} and {feature that is encoded: where a long step may be cut}."""
+        return self.encoding.shapes, self.encoding.cuts
 
-        partition = block["partition"][0].as_py()
-        spent = _Spent("encoders", json.loads(block["spent"][0].as_py()))
-        prepared = from_arrow(block.drop_columns(["partition", "spent"]))
-        prepared.seconds.clear()  # those of decoding are told already
-        made = self.encode(prepared)
-        spent.add(prepared)
-        samples = self.work.index.read(self.work.storage, partition)
-        return self.work.write(partition, samples, self.work.states(partition, samples), made, spent)
+    def encode(self, name: str, steps: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The vectors of each step, or why there are none; and what that took, the wait before it too."""
+        spent = _Spent("encoders")
+        spent.seconds["encoder_idle"] = 0.0 if self.ended is None else time.perf_counter() - self.ended
+        with spent.stage("encode"):
+            vectors = self.encoding.encode({name: list(steps)})[name]
+        self.ended = time.perf_counter()
+        return vectors, spent.told()
 
 
 def merged(
@@ -219,20 +280,26 @@ def merged(
 
 
 class _Spent:
-    """What an actor spends on a partition; `before` is what the actor before it in the line told."""
+    """What an actor spends on a partition."""
 
-    def __init__(self, pool: str, before: dict[str, Any] | None = None, sandbox: Any = None):
+    def __init__(self, pool: str, sandbox: Any = None):
         self.pool = pool
         self.sandbox = sandbox
-        self.before = before or {"seconds": {}, "fetched_bytes": 0, "cpu_seconds": 0.0, "peak_rss_mb": {}}
-        self.seconds: dict[str, float] = dict(self.before["seconds"])
-        self.fetched_bytes: int = self.before["fetched_bytes"]
+        self.seconds: dict[str, float] = {}
+        self.fetched_bytes = 0
+        self.elsewhere = no_spending()
         self.cpu_start = self._used()[0]
 
     def add(self, prepared: Any) -> None:
         """Add what preparing and encoding some samples took."""
         add_seconds(self.seconds, prepared.seconds)
         self.fetched_bytes += prepared.fetched_bytes
+
+    def and_of(self, elsewhere: dict[str, Any]) -> "_Spent":
+        """With what actors of another pool told, which is told only once."""
+        self.elsewhere = {**elsewhere}
+        elsewhere.update(no_spending())
+        return self
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -244,12 +311,13 @@ class _Spent:
     def told(self) -> dict[str, Any]:
         """Its part of a report. The peak is since the process began, in units of 10⁶ bytes."""
         cpu_seconds, peak = self._used()
-        return {
+        told = {
             "seconds": self.seconds,
             "fetched_bytes": self.fetched_bytes,
-            "cpu_seconds": self.before["cpu_seconds"] + cpu_seconds - self.cpu_start,
-            "peak_rss_mb": {**self.before["peak_rss_mb"], self.pool: peak / 1e6},
+            "cpu_seconds": cpu_seconds - self.cpu_start,
+            "peak_rss_mb": {self.pool: peak / 1e6},
         }
+        return add_spending(told, self.elsewhere)
 
     def _used(self) -> tuple[float, int]:
         """CPU seconds and peak bytes of this process, and of its decoding child where there is one."""
@@ -260,6 +328,21 @@ class _Spent:
             child_seconds, child_peak = self.sandbox.usage()
             cpu_seconds, peak = cpu_seconds + child_seconds, peak + child_peak
         return cpu_seconds, peak
+
+
+def no_spending() -> dict[str, Any]:
+    """Nothing, in the form of a report."""
+    return {"seconds": {}, "fetched_bytes": 0, "cpu_seconds": 0.0, "peak_rss_mb": {}}
+
+
+def add_spending(total: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what was told of some work to that of other work; returns the total."""
+    add_seconds(total["seconds"], more["seconds"])
+    for key in ("fetched_bytes", "cpu_seconds"):
+        total[key] += more[key]
+    for pool, peak in more["peak_rss_mb"].items():
+        total["peak_rss_mb"][pool] = max(peak, total["peak_rss_mb"].get(pool, 0.0))
+    return total
 
 
 def preparation(
@@ -279,14 +362,11 @@ def preparation(
 
 
 def _encoding(work: Work) -> Any:
-    import torch
-
-    from mmray.distributed.pools import use_own_cpus
+    from mmray.distributed.pools import own_device, use_own_cpus
     from mmray.features.device import Device
     from mmray.features.encoding import Encoding
 
     use_own_cpus()
     settings = work.config.extract
-    name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = Device(name, settings.encode_batch, settings.precision)
+    device = Device(own_device(), settings.encode_batch, settings.precision)
     return Encoding(work.features, device=device, storage=work.storage)

@@ -158,7 +158,9 @@ def _score(
         with console.progress("score", total=scoring.data.index.rows, done=earlier) as meter:
             for count in cluster.stream_partitions(
                 todo,
-                lambda nodes, left: [(Score, plan_score(config.score, nodes, left), {"scoring": scoring})],
+                lambda nodes, left: cluster.Stage(
+                    Score, plan_score(config.score, nodes, left), {"scoring": scoring}
+                ),
             ):
                 counts.append(count)
                 meter.advance(count["rows"])
@@ -177,13 +179,11 @@ class Score:
     """[place of a partition in the index] → its predictions, written, and a row that counts them."""
 
     def __init__(self, scoring: _Scoring):
-        import torch
-
-        from mmray.distributed.pools import use_own_cpus
+        from mmray.distributed.pools import own_device, use_own_cpus
         from mmray.training.checkpoint import load_predictor
 
         use_own_cpus()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = own_device()
         self.scoring = scoring
         with scratch_folder() as folder:
             self.predictor = load_predictor(scoring.storage.copy_down(scoring.model, folder), device)

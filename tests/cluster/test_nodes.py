@@ -92,3 +92,53 @@ def test_a_killed_node_costs_no_row(tmp_path: Path):
         for overrides in ([], [f"output={output}-killed"])
     ]
     assert tables[0].equals(tables[1]), "to the byte, and in order"
+
+
+GROWING = """
+import json, sys, threading, time
+import pyarrow as pa
+import ray
+from ray.cluster_utils import Cluster
+from mmray.distributed import pools
+from mmray.distributed.admission import Pool
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+ray.init(address=cluster.address, log_to_driver=False)
+
+
+class Where:
+    def __call__(self, block):
+        time.sleep(0.5)
+        node = ray.get_runtime_context().get_node_id()
+        return block.append_column("node", pa.array([node] * block.num_rows))
+
+
+rows, added = [], None
+stage = pools.Stage(Where, Pool(1, 1.0, grows=True), {}, None)
+for row in pools.stream_partitions(range(1000), lambda nodes, left: stage):
+    rows.append(row["node"])
+    if len(rows) == 2:
+        cluster.add_node(num_cpus=1)
+        added = time.monotonic()
+    if len(set(rows)) == 2:
+        break
+json.dump({"nodes": len(set(rows)), "after_s": time.monotonic() - added}, open(sys.argv[1], "w"))
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+def test_a_node_that_comes_is_used(tmp_path: Path):
+    """Within a minute on an idle machine; a thousand partitions of half a second are the limit."""
+    told = tmp_path / "told.json"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    run = subprocess.run(
+        [sys.executable, "-c", GROWING, str(told)],
+        capture_output=True,
+        text=True,
+        timeout=590,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert json.loads(told.read_text())["nodes"] == 2

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mmray.errors import MediaError
-from mmray.features.base import Step
+from mmray.features.base import Step, pieces, whole
 from mmray.features.device import Device, batches
 from mmray.features.pictures import PictureEncoder
 
@@ -65,3 +65,15 @@ def test_padded_batches_are_bounded_and_hold_each_item_once(limit):
     assert sorted(place for batch in found for place in batch) == list(range(200))
     for batch in found:
         assert len(batch) == 1 or max(weights[place] for place in batch) * len(batch) <= limit
+
+
+def test_a_clip_sent_in_pieces_is_the_whole_clip():
+    (step,) = clips(23)
+    step = step._replace(times_s=np.arange(23, dtype=np.float32))
+    encoder = PictureEncoder(Small(rows=99), 3, Device())
+    parts = pieces(step, encoder.cut, most_bytes=5 * 48)
+    assert [len(part.value) for part in parts] == [5, 5, 5, 5, 3]
+    (expected,) = encoder([step])
+    found = whole(list(encoder(parts)))
+    assert isinstance(found, Step)
+    np.testing.assert_equal(found, expected)

@@ -4,8 +4,10 @@ import functools
 import http.server
 import os
 import random
+import shutil
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,12 +23,11 @@ from scipy.io import wavfile
 
 from mmray.config import Feature, StorageConfig
 from mmray.decode.isolation import Sandbox
-from mmray.features.base import Step
 from mmray.features.device import Device
 from mmray.features.encoding import Encoding
-from mmray.features.exchange import from_arrow, to_arrow
+from mmray.features.fetching import AHEAD
 from mmray.features.frames import FramesFeature
-from mmray.features.preparing import Preparation, Prepared
+from mmray.features.preparing import Preparation
 from mmray.features.spectral import MelFeature
 from mmray.features.tokens import TokensFeature
 from mmray.features.transformer_text import TextFeature
@@ -286,7 +287,7 @@ CASES: list[tuple[dict, dict[str, str]]] = [
     ({"text": "\u200b"}, {"words": "empty"}),
     ({"image": "orange.png", "video": "whole.mp4"}, {"words": "absent"}),
 ]
-STAGES = {"absent": "samples", "missing_file": "fetch"}
+STAGES = {"absent": "samples", "missing_file": "fetch", "fetch_failed": "fetch"}
 
 
 def test_every_sample_is_a_row_and_a_value_or_a_reason_for_each_feature(features, media):
@@ -375,8 +376,8 @@ def test_slices_and_batches_change_nothing(features, media, encode_batch):
     samples = samples_of([row for row, _ in CASES], media)
     whole = rows_of(features, samples)
     encoding = Encoding(features, device=Device(batch=encode_batch))
-    for slice_samples in (1, 5, 100):
-        slices = Preparation(features, Storage()).slices(samples, slice_samples)
+    for slice_bytes in (1, 20_000, 10**9):
+        slices = Preparation(features, Storage()).slices(samples, slice_bytes=slice_bytes)
         assert same(pa.concat_tables(joined(encoding(prepared)) for prepared in slices), whole)
 
 
@@ -384,71 +385,20 @@ def test_a_sandbox_changes_nothing(features, media):
     """The same bits and the same reasons, decoded in this process or in a child."""
     samples = samples_of([row for row, _ in CASES], media)
     sandbox = Sandbox(timeout_s=60, memory_mb=2048)
-    here, there = (
-        to_arrow(Preparation(features, Storage(), sandbox=way)(samples)) for way in (None, sandbox)
-    )
+    here, there = (Preparation(features, Storage(), sandbox=way)(samples) for way in (None, sandbox))
     sandbox.close()
-    assert same(there.drop_columns("seconds"), here.drop_columns("seconds"))
-
-
-def test_a_decoded_partition_travels_between_pools_unchanged(features, media):
-    """Through Arrow's stream format, as between processes, in two chunks."""
-    prepared = Preparation(features, Storage())(samples_of([row for row, _ in CASES], media))
-    there = to_arrow(prepared)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, there.schema) as writer:
-        writer.write_table(there, max_chunksize=5)
-    arrived = from_arrow(pa.ipc.open_stream(sink.getvalue()).read_all())
-    encoding = Encoding(features, device=Device(batch=64))
-    assert arrived.seconds == prepared.seconds
-    assert arrived.errors == prepared.errors
-    assert same(arrived.samples, prepared.samples)
-    assert same(joined(encoding(arrived)), joined(encoding(prepared)))
-
-
-def test_every_kind_of_step_makes_the_round_trip():
-    random_numbers = np.random.default_rng(0)
-    steps = [
-        Step(
-            random_numbers.integers(0, 256, (2, 3, 4, 3)).astype(np.uint8),
-            0.1,
-            0.2,
-            np.array([0.1, 0.3], np.float32),
-        ),
-        Step(random_numbers.standard_normal((5, 7)).astype(np.float32), 0.0, 0.01),
-        Step(np.zeros((0, 7), np.float32), 0.0, 0.01),
-        Step(["naïve", "你", "", "🙂"]),
-        Step([]),
-        Step("a text\n"),
-        Step(""),
-        None,
-    ]
-    fault = {"stage": "decode", "reason": "corrupt", "detail": "…", "attempts": 1}
-    errors = {"m": [*[None for _ in steps[:-1]], fault]}
-    wanted = {"m": [*[True for _ in steps[:-1]], False]}
-    prepared = Prepared(samples_of([{} for _ in steps]), wanted, {"m": steps}, errors)
-    back = from_arrow(to_arrow(prepared))
-    assert (back.errors, back.wanted) == (errors, wanted)
-    for arrived, left in zip(back.steps["m"], steps, strict=True):
-        assert (arrived is None) == (left is None)
-        if arrived is None or left is None:
-            continue
-        assert (arrived.start_s, arrived.step_s) == (left.start_s, left.step_s)
-        np.testing.assert_equal(arrived.times_s, left.times_s)
-        if isinstance(left.value, np.ndarray):
-            assert isinstance(arrived.value, np.ndarray)
-            assert arrived.value.dtype == left.value.dtype
-            np.testing.assert_array_equal(arrived.value, left.value, strict=True)
-        else:
-            assert arrived.value == left.value
+    assert there.errors == here.errors
+    for name in features:
+        for one, other in zip(there.steps[name], here.steps[name], strict=True):
+            np.testing.assert_equal(one, other)
 
 
 def test_no_samples_are_no_rows(features):
     none = samples_of([])
-    prepared = from_arrow(to_arrow(Preparation(features, Storage())(none)))
+    prepared = Preparation(features, Storage())(none)
     made = Encoding(features, device=Device(batch=64))(prepared)
     assert {table.num_rows for table in made.values()} == {0}
-    assert list(Preparation(features, Storage()).slices(none, 4)) == []
+    assert list(Preparation(features, Storage()).slices(none)) == []
 
 
 # ------------------------------------------------------------------------------------ fetching
@@ -500,9 +450,9 @@ def bucket(media, tmp_path, monkeypatch) -> Iterator[Bucket]:
         thread.join()
 
 
-@pytest.mark.parametrize("slice_samples", [2, 100])
+@pytest.mark.parametrize("slice_bytes", [1, 10**9])
 def test_a_shared_file_is_fetched_once_and_dropped_after_its_last_sample(
-    features, media, bucket, slice_samples
+    features, media, bucket, slice_bytes
 ):
     """Two features read it for each of three utterances, in several slices, with another file between."""
 
@@ -518,10 +468,10 @@ def test_a_shared_file_is_fetched_once_and_dropped_after_its_last_sample(
         return samples_of([utterances[0], others[0], *utterances[1:], *others[1:]])
 
     samples = samples_at(f"s3://{media.name}")
-    slices = list(Preparation(features, bucket.storage).slices(samples, slice_samples))
+    slices = list(Preparation(features, bucket.storage).slices(samples, slice_bytes=slice_bytes))
     assert bucket.gets == {"whole.mp4": 1, "tone.wav": 1, "orange.png": 1, "silent.mp4": 1}
-    # A request finds the copy it will fill; beside it only what a later sample still needs.
-    assert bucket.copies == [1, 2, 1, 1]
+    # A request finds the copy it will fill, those that lie ready, and what a later sample still needs.
+    assert max(bucket.copies) <= AHEAD + 1
     assert bucket.left() == []
 
     encoding = Encoding(features, device=Device(batch=64))
@@ -548,7 +498,7 @@ def test_copies_are_removed_whatever_ends_the_work(features, media, bucket):
     assert caught.tb is not None
     assert bucket.left() == []
 
-    slices = Preparation(features, bucket.storage).slices(samples_of([video, video]), 1)
+    slices = Preparation(features, bucket.storage).slices(samples_of([video, video]), slice_bytes=1)
     next(slices)
     assert len(bucket.left()) == 1
     slices.close()
@@ -568,3 +518,20 @@ def test_only_the_rows_asked_for_are_decoded(features, media):
     assert rows == {"voice": ["s0"], "words": ["s1"]}
     assert made["voice"]["error"].to_pylist() == made["words"]["error"].to_pylist() == [None]
     assert prepared.fetched_bytes == (media / "whole.mp4").stat().st_size
+
+
+def test_the_next_files_are_fetched_while_this_one_is_decoded(features, media, bucket, tmp_path):
+    """So many at most: the decoder that stands still is not overrun."""
+    names = [f"{number}.png" for number in range(AHEAD + 4)]
+    for name in names:
+        shutil.copy(media / "orange.png", media / name)
+    samples = samples_of([{"image": f"s3://{media.name}/{name}"} for name in names])
+    slices = Preparation({"scene": features["scene"]}, bucket.storage).slices(samples, slice_bytes=1)
+    assert next(slices).errors == {"scene": [None]}
+    deadline = time.monotonic() + 60
+    while len(bucket.gets) < AHEAD + 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert set(bucket.gets) == set(names[: AHEAD + 1]), "the first, and those after it"
+    assert [fault for prepared in slices for fault in prepared.errors["scene"]] == [None] * (len(names) - 1)
+    assert set(bucket.gets.values()) == {1}
+    assert bucket.left() == []

@@ -11,7 +11,8 @@ from PIL import Image
 
 from mmray.decode.image import decode_image
 from mmray.errors import MediaError, TableError
-from mmray.features.base import Step
+from mmray.features.base import Step, pieces, whole
+from mmray.features.device import Device
 from mmray.features.transformer_audio import SpeechEncoder, speech_sample_rate_hz
 from mmray.features.transformer_vision import VisionNetwork, vision_geometry
 
@@ -201,6 +202,31 @@ def test_long_sound_goes_in_pieces_without_a_seam(tmp_path):
     assert len(pieces) == len(whole), "as many steps, so the same times"
     # Each piece is one second of steps, computed as if it were alone.
     np.testing.assert_allclose(pieces[50:100], by_hand(model, long[16000 : 32000 + 80]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [wav2vec2, whisper])
+@pytest.mark.parametrize("seconds", [0.4, 2.0, 2.3, 3.01])
+def test_a_sound_sent_in_pieces_is_the_whole_sound(tmp_path, make, seconds):
+    """Cut to travel, not to be encoded: the same pieces go through the network."""
+    encoder = SpeechEncoder(make(tmp_path), chunk_s=0.5)
+    step = Step(sound(seconds))
+    parts = pieces(step, encoder.cut, most_bytes=4 * max(9_000, encoder.cut.every))
+    assert len(parts) > 1 or seconds < 2 or encoder.cut.every > len(step.value)
+    (expected,) = encoder([step])
+    found = whole(list(encoder(parts)))
+    assert isinstance(found, Step)
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-4, atol=1e-5)
+    assert found[1:] == expected[1:]
+
+
+def test_the_longest_sound_makes_no_larger_batch(tmp_path):
+    """Seconds of sound that go through the network at once: as many as a device's batch says."""
+    encoder = SpeechEncoder(wav2vec2(tmp_path), chunk_s=0.5, device=Device(batch=2))
+    sizes = []
+    encoder.network.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape))
+    list(encoder([Step(sound(7.0)), Step(sound(0.2))]))
+    assert sum(rows for rows, _ in sizes) == 15
+    assert max(rows * samples for rows, samples in sizes) <= 2 * RATE_HZ
 
 
 def test_a_model_of_another_kind_is_no_audio_encoder(tmp_path):

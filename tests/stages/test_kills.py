@@ -23,6 +23,7 @@ from mmray.assets.clips import write_clips
 from mmray.config import Config, dump_config
 from mmray.distributed import pools as cluster
 from mmray.distributed.admission import Pool
+from mmray.distributed.serving import Servers
 from mmray.errors import WorkerError
 from mmray.stages.extract import extract
 from mmray.tables.read import read
@@ -215,7 +216,7 @@ def actors_below(pid: int) -> list[int]:
 
 def stream(stage: type, **arguments) -> list[int]:
     """Twelve partitions through two actors of a stage."""
-    plan = lambda nodes, left: [(stage, Pool(2, 0.5), arguments)]  # noqa: E731
+    plan = lambda nodes, left: cluster.Stage(stage, Pool(2, 0.5), arguments)  # noqa: E731
     return [row["partition"] for row in cluster.stream_partitions(range(12), plan)]
 
 
@@ -235,18 +236,22 @@ def test_an_actor_that_dies_once_is_replaced(ray_cluster, tmp_path, monkeypatch)
     assert sorted(stream(DiesOnce, flag=str(tmp_path / "died"))) == list(range(12))
 
 
-def test_an_actor_that_always_dies_ends_the_stage_with_what_it_died_of(ray_cluster):
+def test_an_actor_that_always_dies_ends_the_stage_with_what_it_died_of(ray_cluster, monkeypatch):
+    monkeypatch.setattr(cluster, "RESTARTS", 1)
+
     class Poisoned:
         def __call__(self, block: pa.Table) -> pa.Table:
             if block["partition"][0].as_py() == 5:
                 os.kill(os.getpid(), signal.SIGKILL)
             return block
 
-    with pytest.raises(WorkerError, match=r"actors died 3 times in a row .*\b5\b"):
+    with pytest.raises(WorkerError, match=r"died again and again .*\b5\b"):
         stream(Poisoned)
 
 
-def test_an_actor_that_cannot_start_ends_the_stage(ray_cluster):
+def test_an_actor_that_cannot_start_ends_the_stage(ray_cluster, monkeypatch):
+    monkeypatch.setattr(cluster, "RESTARTS", 1)
+
     class NeverStarts:
         def __init__(self):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -254,7 +259,7 @@ def test_an_actor_that_cannot_start_ends_the_stage(ray_cluster):
         def __call__(self, block: pa.Table) -> pa.Table:
             return block
 
-    with pytest.raises(WorkerError, match="actors died 3 times"):
+    with pytest.raises(WorkerError, match="died again and again"):
         stream(NeverStarts)
 
 
@@ -273,3 +278,47 @@ def test_a_bug_in_a_stage_is_shown_and_not_tried_again(ray_cluster, tmp_path):
     with pytest.raises(RayTaskError, match="KeyError: 'no such thing'"):
         stream(Bug, log=str(tmp_path / "log"))
     assert len((tmp_path / "log").read_text()) <= 4, "at most what two actors had in hand"
+
+
+def test_what_a_constructor_raises_is_shown_as_it_is_and_not_tried_again(ray_cluster, tmp_path):
+    class Broken:
+        def __init__(self, log: str):
+            with open(log, "a") as file:
+                file.write("x")
+            raise LookupError("no such thing")
+
+    with pytest.raises(LookupError, match="no such thing"):
+        stream(Broken, log=str(tmp_path / "log"))
+    assert len((tmp_path / "log").read_text()) <= 2, "once an actor"
+
+
+def test_a_server_that_dies_is_asked_again(ray_cluster, tmp_path):
+    """What it had in hand is lost; those who asked go on."""
+
+    class Squares:
+        def __init__(self, flag: str):
+            self.flag = flag
+
+        def square(self, number: int) -> int:
+            if number == 5 and not os.path.exists(self.flag):
+                open(self.flag, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return number**2
+
+    class Asks:
+        def __init__(self, servers: list):
+            self.servers = Servers(servers)
+
+        def __call__(self, block: pa.Table) -> pa.Table:
+            number = block["partition"][0].as_py()
+            answers = [self.servers.ask("square", number), self.servers.ask("square", number + 1)]
+            return block.append_column("squares", pa.array([[answer() for answer in answers]]))
+
+    servers = cluster.Stage(Squares, Pool(1, 0.5), {"flag": str(tmp_path / "died")})
+    asks = cluster.Stage(Asks, Pool(2, 0.5), {}, servers)
+    found = {
+        row["partition"]: row["squares"]
+        for row in cluster.stream_partitions(range(12), lambda nodes, left: asks)
+    }
+    assert found == {number: [number**2, (number + 1) ** 2] for number in range(12)}
+    assert (tmp_path / "died").exists()
