@@ -28,7 +28,7 @@ from mmray.tables.features import FeatureTable, complete_tables, states, tables_
 from mmray.tables.identity import hash_of
 from mmray.tables.parts import done_partitions
 
-__all__ = ["extract", "extract_summary", "extraction_summary", "finish"]
+__all__ = ["extract", "extract_summary", "extraction_summary", "finish", "summary_uri"]
 
 
 @one_driver
@@ -76,7 +76,7 @@ def extract(config: ConfigLike, address: str | None = None, *, retry_failed: boo
     summary = extraction_summary(config, index, tables, tally, time.perf_counter() - start, placed)
     for table in tables.values():
         finish(storage, index, table, tally)
-    storage.write_json(_summary_uri(config, summary["features"]), summary)
+    storage.write_json(summary_uri(config, summary["features"]), summary)
     return summary
 
 
@@ -87,12 +87,12 @@ def extract_summary(
     if complete.keys() != config.features.keys():
         return None
     told = {name: table.summary or {} for name, table in complete.items()}
-    summary = storage.read_json(_summary_uri(config, told))
+    summary = storage.read_json(summary_uri(config, told))
     same = summary and summary["state"] == _state_digest(index, told)
     return summary if same else None
 
 
-def _summary_uri(config: Config, features: Mapping[str, Mapping[str, Any]]) -> str:
+def summary_uri(config: Config, features: Mapping[str, Mapping[str, Any]]) -> str:
     """Where the summary of an extraction of these tables is."""
     fingerprints = {name: told["fingerprint"] for name, told in features.items()}
     return config.path("features", f"_extract-{hash_of(fingerprints)}.json")

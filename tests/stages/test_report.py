@@ -14,10 +14,23 @@ import yaml
 
 from mmray.config import Config, load_config, override
 from mmray.errors import StorageError
+from mmray.samples.index import make_index
+from mmray.stages.extract import extraction_summary, finish, summary_uri
 from mmray.stages.report import write_report
+from mmray.stages.train import model_folder, run_of
+from mmray.stages.tune import search_folder
 from mmray.storage.filesystem import Storage
+from mmray.tables.accounting import Tally, notes_of
+from mmray.tables.features import require_data, tables_to_make
+from mmray.tables.identity import media_digest, media_keys
 from mmray.tables.parts import write_partition
-from mmray.tables.schemas import FeatureShape, feature_schema, prediction_schema, vectors_to_column
+from mmray.tables.schemas import (
+    FeatureShape,
+    feature_schema,
+    prediction_schema,
+    vectors_to_column,
+)
+from mmray.targets import metadata_of
 
 CLASSES = ["happy", "neutral", "sad"]
 ROWS = 240
@@ -92,36 +105,61 @@ def samples() -> list[dict]:
 
 
 def make_features(config: Config, storage: Storage, rows: list[dict]) -> None:
-    folder = config.path("features")
-    shape = FeatureShape(512)
-    schema = feature_schema({"face": shape}, config.targets)
-    for partition, start in enumerate(range(0, len(rows), 64)):
-        part = rows[start : start + 64]
-        columns = {
-            name: [row[name] for row in part]
-            for name in ("sample_id", "split", "emotion", "strength", "errors")
-        }
-        columns["face"] = vectors_to_column([np.zeros((8, 512), np.float32)] * len(part), shape)
-        columns |= {
-            "face_length": [8] * len(part),
-            "face_start_s": [0.0] * len(part),
-            "face_step_s": [0.1] * len(part),
-        }
-        write_partition(storage, folder, partition, pa.table(columns, schema=schema))
-    storage.write_json(
-        f"{folder}/_spec.json", {"features": {}, "fingerprint": "0123feature", "schema_version": 1}
-    )
-    summary = {
-        "rows": ROWS,
-        "failed_rows": 8,
-        "failures": [],
-        "seconds": 12.3,
+    """Manifest, index and both feature tables, and what the extraction of them told."""
+    given = [{key: value for key, value in row.items() if key != "errors"} for row in rows]
+    media = [{**row, "video": f"{number}.mp4"} for number, row in enumerate(given)]
+    Path(str(config.samples.manifest)).write_text("".join(json.dumps(row) + "\n" for row in media))
+    index, tally = make_index(config, storage), Tally(["face", "voice"])
+    errors = {row["sample_id"]: row["errors"] for row in rows}
+    tables = tables_to_make(config, ["face", "voice"], "cpu")
+    for partition in index.partitions.tolist():
+        part, notes = index.read(storage, partition), {}
+        for name, table in tables.items():
+            made = feature_part(name, FeatureShape(64), part, table.source, errors)
+            digest = media_digest(made["sample_id"], made["media_key"].to_pylist())
+            more = {**notes_of(made, name), "media": digest}
+            notes[name] = write_partition(storage, table.folder, partition, made, more)
+        tally.add_notes(part.num_rows, notes)
+    tally.rows_now = len(rows)
+    placed = {
         "stage_seconds": {"fetch": 1.0, "decode": 15.5, "encode": 6.5, "write": 0.25},
-        "partitions": 4,
         "actors": 2,
         "placement": "fused",
     }
-    storage.write_json(f"{folder}/_summary.json", summary)
+    for table in tables.values():
+        finish(storage, index, table, tally)
+    summary = extraction_summary(config, index, tables, tally, 12.3, placed)
+    storage.write_json(summary_uri(config, summary["features"]), summary)
+
+
+def feature_part(name: str, shape: FeatureShape, samples: pa.Table, source: str, errors: dict) -> pa.Table:
+    """Zeros, or the error there is."""
+    ids = samples["sample_id"].to_pylist()
+    found = [next((e for e in errors[i] if e["modality"] == name), None) for i in ids]
+    vectors = [None if error else np.zeros((8, 64), np.float32) for error in found]
+    columns = {
+        "sample_id": ids,
+        "media_key": media_keys(samples, [source]),
+        name: vectors_to_column(vectors, shape),
+        f"{name}_length": [0 if error else 8 for error in found],
+        f"{name}_start_s": [None if error else 0.0 for error in found],
+        f"{name}_step_s": [None if error else 0.1 for error in found],
+        "error": [error and {key: error[key] for key in error if key != "modality"} for error in found],
+    }
+    return pa.table(columns, schema=feature_schema(name, shape))
+
+
+def results_file(config: Config) -> str:
+    """Where the results of the config's training are."""
+    storage = Storage()
+    data = require_data(config, storage)
+    return f"{model_folder(config, run_of(config, storage, data))}/results.json"
+
+
+def extraction_file(config: Config) -> str:
+    """Where the summary of its extraction is."""
+    (path,) = Path(config.path("features")).glob("_extract-*.json")
+    return str(path)
 
 
 def row(model: str, features: list[str], accuracy: float, interval: list | None) -> dict:
@@ -169,7 +207,7 @@ def make_training(config: Config, storage: Storage) -> None:
             {"present": [], "n": 10, "metrics": {"emotion/accuracy": None}},
         ],
     }
-    storage.write_json(config.path("train", "results.json"), results)
+    storage.write_json(results_file(config), results)
 
 
 def predicted(rows: list[dict]) -> list[str | None]:
@@ -180,11 +218,23 @@ def predicted(rows: list[dict]) -> list[str | None]:
     ]
 
 
+def fitted_schema(config: Config, rows: list[dict]) -> pa.Schema:
+    """The schema of predictions by a model whose targets were fitted on these rows."""
+    ids, every = np.array([row["sample_id"] for row in rows], dtype=object), np.ones(len(rows), bool)
+    fitted = {}
+    for name, target in config.targets.items():
+        values = np.empty(len(rows), dtype=object)
+        values[:] = [row[name] for row in rows]
+        kind = float if pa.types.is_floating(target.arrow_type) else object
+        fitted[name] = target.fit(name, values.astype(kind), ids, every)
+    return prediction_schema(config.targets).with_metadata(metadata_of(fitted))
+
+
 def make_predictions(config: Config, storage: Storage, rows: list[dict]) -> None:
     folder = config.path("predictions", "0456model")
     table = [
         {
-            **{name: row[name] for name in ("sample_id", "split", "emotion", "strength", "errors")},
+            **{name: row[name] for name in ("sample_id", "split", "emotion", "strength")},
             "emotion_predicted": label,
             "strength_predicted": None if label is None else (row["strength"] or 0.0) * 0.8,
             "present": ["face"],
@@ -192,7 +242,7 @@ def make_predictions(config: Config, storage: Storage, rows: list[dict]) -> None
         }
         for row, label in zip(rows, predicted(rows))
     ]
-    schema = prediction_schema(config.targets)
+    schema = fitted_schema(config, rows)
     for partition, start in enumerate(range(0, len(table), 64)):
         part = pa.Table.from_pylist(table[start : start + 64], schema)
         write_partition(storage, folder, partition, part)
@@ -201,7 +251,8 @@ def make_predictions(config: Config, storage: Storage, rows: list[dict]) -> None
 
 def make_trials(config: Config, storage: Storage) -> None:
     table = f"trial,train.learning_rate,best\r\n0,0.001,0.81\r\n1,{EVIL},0.93\r\n"
-    storage.write(config.path("tune", "trials.csv"), table.encode())
+    folder = search_folder(config, storage, require_data(config, storage))
+    storage.write(f"{folder}/trials.csv", table.encode())
 
 
 def make_everything(config: Config) -> None:
@@ -321,7 +372,7 @@ def test_failures_by_reason_with_examples(page):
 def test_extraction(page):
     text = words(page.sections["extraction"])
     assert "240 samples in 4 files, 12.3 s, 19.5 samples/s; 2 actors, fused" in text
-    assert "0123feature" in text
+    assert re.search(r"face-[0-9a-f]{16} voice-[0-9a-f]{16}", text)
     (stages,) = page.tables["extraction"]
     assert [line[:2] for line in stages[1:]] == [
         ["fetch", "1.0"],
@@ -362,7 +413,7 @@ def test_results_by_what_a_sample_has(page, config):
         ["none", "10", "–"],
     ]
     make_everything(config)
-    path = config.path("train", "results.json")
+    path = results_file(config)
     results = Storage().read_json(path)
     Storage().write_json(path, {**results, "patterns": results["patterns"][:1]})
     assert len(page_of(config).tables["results"]) == 1
@@ -374,21 +425,21 @@ def test_sets_of_labels_and_ordered_levels(config):
         "rating: {kind: ordinal, scale: sentiment}}"
     )
     config = override(config, {"targets": yaml.safe_load(targets), "train.monitor": "loss"})
-    make_everything(config.model_copy(update={"targets": {}}))
     truths = [(["b", "a"], "low", 1.5), ([], "high", -3.0), (None, None, None), (["b"], "high", 0.0)]
     guesses = [(["b"], "low", 1.0), (["a"], "mid", -2.5), (["b"], "low", 0.0), (["b"], "high", 0.5)]
     rows = [
-        {"sample_id": str(i), "split": "test", "errors": [], "present": ["face"], "model": "0456model"}
-        | dict(zip(config.targets, truth))
-        | {f"{name}_predicted": value for name, value in zip(config.targets, guess)}
-        for i, (truth, guess) in enumerate(zip(truths, guesses))
+        {"sample_id": str(i), "split": "test", "errors": []} | dict(zip(config.targets, truth))
+        for i, truth in enumerate(truths)
     ]
-    for folder, schema in (
-        ("features", feature_schema({}, config.targets)),
-        ("predictions/0456model", prediction_schema(config.targets)),
-    ):
-        shutil.rmtree(config.path(folder), ignore_errors=True)
-        write_partition(Storage(), config.path(folder), 0, pa.Table.from_pylist(rows, schema))
+    make_features(config, Storage(), rows)
+    make_training(config, Storage())
+    predictions = [
+        {**{name: row[name] for name in row if name != "errors"}, "present": ["face"], "model": "0456model"}
+        | {f"{name}_predicted": value for name, value in zip(config.targets, guess)}
+        for row, guess in zip(rows, guesses)
+    ]
+    table = pa.Table.from_pylist(predictions, fitted_schema(config, rows))
+    write_partition(Storage(), config.path("predictions/0456model"), 0, table)
     Storage().write_json(config.path("predictions/0456model/_summary.json"), {"rows": 4, "seconds": 1.0})
     page = page_of(config)
     counts = {line[0]: line[2] for table in page.tables["data"][1:3] for line in table[1:]}
@@ -428,7 +479,7 @@ def test_the_config_is_there(page):
 
 def test_the_rate_is_of_the_rows_of_that_run(everything):
     storage = Storage()
-    path = everything.path("features", "_summary.json")
+    path = extraction_file(everything)
     summary = storage.read_json(path)
     storage.write_json(path, {**summary, "rows_this_run": 123})
     assert "10.0 samples/s" in words(page_of(everything).sections["extraction"])
@@ -439,6 +490,7 @@ def test_the_rate_is_of_the_rows_of_that_run(everything):
 def test_everything_given_is_escaped_and_nothing_is_fetched(everything):
     storage = Storage()
     labelled = override(everything, {"targets.emotion.classes": [*CLASSES, "<b>&amp;$5^$</b>"], "name": "a"})
+    make_everything(labelled)
     page = page_of(labelled)
     assert "<b>&amp;$5^$</b>" in page.svg_texts["predictions"]
     for tag, attributes in page.elements:
@@ -479,15 +531,15 @@ def test_stages_that_have_not_run_are_named(config):
 
 def test_predictions_of_another_model_are_not_shown(everything):
     storage = Storage()
-    results = storage.read_json(everything.path("train", "results.json"))
-    storage.write_json(everything.path("train", "results.json"), {**results, "model_fingerprint": "newer"})
+    results = storage.read_json(results_file(everything))
+    storage.write_json(results_file(everything), {**results, "model_fingerprint": "newer"})
     assert "Not scored yet" in page_of(everything).sections["predictions"]
 
 
 def test_an_extraction_still_under_way(config):
     storage = Storage()
     make_features(config, storage, samples())
-    Path(config.path("features", "_summary.json")).unlink()
+    Path(extraction_file(config)).unlink()
     page = page_of(config)
     assert "240 samples" in words(page.sections["header"])
     assert "Not finished yet" in page.sections["extraction"]
@@ -504,7 +556,7 @@ def test_no_split_no_failure_one_class(config):
 
 def test_undefined_metrics_and_intervals(everything):
     storage = Storage()
-    path = everything.path("train", "results.json")
+    path = results_file(everything)
     results = storage.read_json(path)
     results["rows"] = [row("fused", ["face"], float("nan"), [None, None])]
     for entry in results["history"]:
@@ -525,7 +577,7 @@ def test_on_s3(config, s3):
 
 def test_vectors_are_not_read(everything):
     """A table whose vectors are overwritten with noise on disk still gives its report."""
-    for path in Path(everything.path("features")).glob("part-*.parquet"):
+    for path in Path(everything.path("features")).glob("face-*/part-*.parquet"):
         metadata = pq.ParquetFile(path).metadata
         data = bytearray(path.read_bytes())
         for group in range(metadata.num_row_groups):
