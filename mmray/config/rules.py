@@ -47,14 +47,16 @@ def broken_rules(config: Config) -> list[tuple[str, str]]:
 
 def _clashing(config: Config) -> list[tuple[str, str]]:
     """Columns of the sample, feature and prediction tables that two names would share."""
-    owners: dict[str, str] = dict.fromkeys(("sample_id", "split", "errors"), "every table")
+    owners: dict[str, str] = dict.fromkeys(("sample_id", "split", "group", "error", "errors"), "every table")
     faults = []
     for name, feature in config.features.items():
         faults += _claim(owners, f"features.{name}", name, kind_of(feature).columns)
-    owners |= dict.fromkeys(("start_s", "end_s", *MEDIA_SOURCES), "the sample table")
+    owners |= dict.fromkeys(("start_s", "end_s", "media_key", *MEDIA_SOURCES), "the sample table")
     owners |= dict.fromkeys(("present", "model"), "the prediction table")
     for name in config.targets:
         faults += _claim(owners, f"targets.{name}", name, ("", "_predicted", "_probabilities"))
+    for name in config.samples.keep:
+        faults += _claim(owners, "samples.keep", name, ("",))
     return faults
 
 

@@ -195,7 +195,8 @@ def _write(
             places.frombytes(ledger.places(table["sample_id"]).tobytes())
             spool.add(table)
         if not places:
-            raise SamplesError(f"{config.samples.named}: has no rows")
+            why = "".join(f"\n  {note}" for note in samples.notes)
+            raise SamplesError(f"{config.samples.named}: has no rows{why}")
         spool.end()
         found_leaks = leaks(spool.columns(["split", "group", *MEDIA])) if spool.may_leak() else []
         refuse_leaks(found_leaks, config.samples.split)

@@ -204,6 +204,8 @@ def _csv(opened: IO[bytes], encoding: str, delimiter: str, reading: Reading) -> 
             yield where, bad[0]
             if header is None:
                 return
+        elif header is None and len(row) <= 2 and "".join(row).startswith("sep="):
+            continue  # Excel's way of saying what parts the fields
         elif row and header is None:
             header = [name.strip() for name in row]
             reading.meet(header)

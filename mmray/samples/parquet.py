@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -223,4 +224,6 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
             if isinstance(value, bytes):
                 with contextlib.suppress(UnicodeDecodeError):
                     row[column] = value.decode()
+            elif isinstance(value, Decimal):
+                row[column] = int(value) if value == value.to_integral_value() else float(value)
         yield row

@@ -222,11 +222,13 @@ def run_one(data: Any, run: Run, storage: Storage, folder: str) -> None:
     examples = spec.examples(test)
     outputs = model_outputs(result.model, examples, np.arange(len(test)), config.train.batch_size, device)
     scores = {}
+    groups = None if test.group is None else np.unique(test.group.astype(str), return_inverse=True)[1]
     for name, target in spec.targets.items():
         truth = examples.targets[name]
         predicted = target.decode(outputs[name][known(truth)])
         parts, wholes = target.row_scores(predicted, truth[known(truth)])
-        scores[name] = [parts.tolist(), wholes.tolist()]
+        of_row = np.arange(len(parts)) if groups is None else groups[known(truth)]
+        scores[name] = [parts.tolist(), wholes.tolist(), of_row.tolist()]
     found = {
         "model": run.model,
         "variant": run.variant,
@@ -296,8 +298,8 @@ def _row(
                 "std": number_or_null(std),
                 "values": values,
             }
-        parts, wholes = np.moveaxis(np.array([one["test"][name]["scores"] for one in found]), 1, 0)
-        low, high = bootstrap_interval(parts, wholes)
+        parts, wholes, groups = np.moveaxis(np.array([one["test"][name]["scores"] for one in found]), 1, 0)
+        low, high = bootstrap_interval(parts, wholes, groups[0])  # of the same rows for every seed
         interval[f"{name}/{report['main']}"] = [number_or_null(low), number_or_null(high)]
     return {
         "model": runs[0].model,

@@ -50,6 +50,7 @@ def test_report(
     train: np.ndarray,
     test: np.ndarray,
     outputs: Mapping[str, np.ndarray],
+    groups: np.ndarray | None,
 ) -> dict[str, dict]:
     """What the outputs {output: [len(test), C]} for the `test` rows are worth, for each target.
 
@@ -59,7 +60,7 @@ def test_report(
     metrics     of the fused output
     uncalibrated   metrics of its probabilities at a temperature of 1: {nll, brier, ece}, where it has any
     main        the metric `interval` is about, a bootstrap's 95 %
-    interval
+    interval    over resamples of `groups` [N] (None: of rows)
     majority    metrics of a constant: what the `train` rows suggest when nothing is seen
     heads       {modality: metrics of its own head}, where the model has them
     patterns    [{present, rows, metrics}]: rows by the modalities they have, the most frequent first
@@ -70,6 +71,7 @@ def test_report(
     for name, target in spec.targets.items():
         usable = known(examples.targets[name][test])
         truth, predicted = examples.targets[name][test][usable], target.decode(outputs[name][usable])
+        of_group = None if groups is None else groups[test][usable]
         plain = target.uncalibrated()
         as_it_was = plain.metrics(plain.decode(outputs[name][usable]), truth)
         constant = np.tile(target.prior(examples.targets[name][train]), (len(truth), 1))
@@ -79,7 +81,7 @@ def test_report(
             "metrics": target.metrics(predicted, truth),
             "uncalibrated": {key: as_it_was[key] for key in CALIBRATION if key in as_it_was},
             "main": target.target.metric_names[0],
-            "interval": list(bootstrap_interval(*target.row_scores(predicted, truth))),
+            "interval": list(bootstrap_interval(*target.row_scores(predicted, truth), of_group)),
             "majority": plain.metrics(plain.decode(constant), truth),
             "heads": {
                 modality: target.metrics(target.decode(outputs[f"{modality}/{name}"][usable]), truth)

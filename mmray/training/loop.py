@@ -199,7 +199,7 @@ def fit(
     if len(rows["test"]):
         outputs = _all_outputs(model, feed, rows["test"], train_config.batch_size, worker)
         if rank == 0:
-            test = test_report(spec, truths, feed.present, in_train, rows["test"], outputs)
+            test = test_report(spec, truths, feed.present, in_train, rows["test"], outputs, index.group)
         test = worker.from_first(test)
     snapshot = Snapshot(spec, best_weights, history, current, optimization.state_dict(), test)
     return FitResult(model.eval(), snapshot, counts, transfer, _without_truth(feed.targets, rows))

@@ -360,6 +360,13 @@ def test_sets_of_labels_are_lists_or_text(tmp_path, write):
     assert [row["tags"] for row in all_rows(config)] == [["b", "a"], [], None, ["c"]]
 
 
+def test_a_folder_without_a_sample_says_what_is_there(tmp_path):
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/a.braw").write_bytes(b"x")
+    told = faults_of(project(tmp_path, "x", f"samples={{folder: {tmp_path}/media}}"))
+    assert "has no rows\n  files of a kind that is not known (.braw), left out: 1 (a.braw)" in told
+
+
 def test_targets_of_another_type_are_faults(tmp_path):
     values = [
         {"tags": {"a": 1}, "rating": "1", "mood": 0.5},

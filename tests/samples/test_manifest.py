@@ -144,6 +144,7 @@ def test_a_table_that_is_read_wrongly_is_told(tmp_path, read: Read, name, conten
         ("m.csv", "\ufeff" + (HEADER + "a,x,h\nb,é,h\n").replace("\n", "\r\n"), {}),
         ("m.csv", "sample_id, text , label, ,\na,x,h,1,2\nb,é,h,,\n", {}),
         ("m.jsonl", "\ufeff" + lines(row("a"), "", row("b", text="é")), {}),
+        ("m.csv", "sep=;\nsample_id;text;label\na;x;h\nb;é;h\n", {"delimiter": ";"}),
         ("m.csv", "notes,sample_id,text,notes,label\n1,a,x,2,h\n1,b,é,2,h\n", {}),
     ],
 )

@@ -1,6 +1,7 @@
 """Parquet as `datasets` and others write it: media inside are fetched cell by cell, classes have names."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def test_types_of_other_programs(tmp_path, read: Read):
         "text": pa.array(["x y", "é"], pa.large_string()),
         "label": pa.array(["h", "s"]).dictionary_encode(),
         "start_s": pa.array([1, 2], pa.int8()),
-        "end_s": pa.array([3.5, 4], pa.float32()),
+        "end_s": pa.array([Decimal("3.50"), Decimal("4.00")], pa.decimal128(8, 2)),
         "unused": pa.array([{"deep": [{"deeper": 1}]}, None]),
     }
     found = read(put(tmp_path / "m.parquet", columns), WORDS)
