@@ -62,8 +62,9 @@ def test_the_table_is_what_its_runs_say_and_one_model_more_trains_that_model_onl
         assert told["mean"] == pytest.approx(np.mean(values))
         assert told["std"] == pytest.approx(np.std(values, ddof=1))
         for report in (reports[target] for reports in concat):
-            parts, wholes = report["scores"]
+            parts, wholes, groups = report["scores"]
             assert report["main"] == metric
+            assert len(groups) == len(parts)
             assert len(parts) == report["rows"] == rows["concat"]["n"] == test_rows
             assert np.sum(parts) / np.sum(wholes) == pytest.approx(report["metrics"][metric], abs=1e-6)
         low, high = rows["concat"]["interval"][f"{target}/{metric}"]
@@ -101,7 +102,7 @@ def test_a_variant_is_chosen_by_its_mean_on_validation_alone(table_project):
     def found(run) -> dict:
         validation, accuracy = values[run.variant, run.seed]
         report = {"rows": 10, "main": "accuracy", "metrics": {"accuracy": accuracy}}
-        report |= {"majority": {"accuracy": 0.3}, "scores": [[accuracy] * 10, [1.0] * 10]}
+        report |= {"majority": {"accuracy": 0.3}, "scores": [[accuracy] * 10, [1.0] * 10, [*range(10)]]}
         return {"monitored": validation, "parameters": 7, "seconds": 1.0, "test": {"emotion": report}}
 
     majority, row = table_rows(config, {run: found(run) for run in runs})
