@@ -87,7 +87,7 @@ def serving(code: type, pool: Pool, arguments: Mapping[str, Any]) -> Iterator[li
         yield handles
     finally:
         for handle in handles:
-            ray.kill(handle)
+            ray.kill(handle)  # pyright: ignore[reportArgumentType]
 
 
 class Servers:

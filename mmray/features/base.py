@@ -79,7 +79,11 @@ class Encoder(Protocol):
     """Steps as they were prepared → one with vectors [T, dim] each, or the reason why there is none."""
 
     dim: int
-    cut: Cut | None
+
+    @property
+    def cut(self) -> Cut | None:
+        """Where a step may be cut; None: nowhere."""
+        ...
 
     def __call__(self, steps: Sequence[Step]) -> Iterable[Step | MediaError]:
         """One an item, in order."""
@@ -148,4 +152,5 @@ def joined(parts: Iterator[np.ndarray | MediaError], lengths: Sequence[int]) -> 
     for length in lengths:
         own = [next(parts) for _ in range(length)]
         fault = next((part for part in own if isinstance(part, MediaError)), None)
-        yield fault or (np.concatenate(own) if own else np.zeros((0, 0), np.float32))
+        vectors = [part for part in own if not isinstance(part, MediaError)]
+        yield fault or (np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32))

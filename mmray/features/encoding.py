@@ -55,7 +55,7 @@ class Encoding:
                 self.encoders[name] = encoder
 
     @property
-    def cuts(self) -> dict[str, Cut]:
+    def cuts(self) -> dict[str, Cut | None]:
         """Where the steps of each feature that is encoded may be cut."""
         return {name: encoder.cut for name, encoder in self.encoders.items()}
 

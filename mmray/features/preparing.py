@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,8 +59,13 @@ class Preparation:
         self.storage = storage
         self.decoders = choose_decoders(decoder)
         self.sandbox = sandbox
-        self.kinds = {name: kind_of(feature) for name, feature in self.features.items()}
-        self.inputs = {name: self.kinds[name].takes(feature) for name, feature in self.features.items()}
+        self.inputs: dict[str, Any] = {}
+        self.prepares: dict[str, Callable[[Any, Any, str], Step]] = {}
+        for name, feature in self.features.items():
+            kind = kind_of(feature)
+            assert kind.takes, "imported features are not extracted"
+            assert kind.prepare, "what is taken is prepared"
+            self.inputs[name], self.prepares[name] = kind.takes(feature), kind.prepare
 
     def __call__(self, samples: pa.Table, wanted: Mapping[str, Sequence[bool]] | None = None) -> Prepared:
         """Decode every sample of a table; nothing a sample does raises.
@@ -109,7 +114,7 @@ class Preparation:
         return [uri for name in media if (uri := _value(sample, self.features[name].source)) is not None]
 
     def _step(self, name: str, sample: dict[str, Any], media: LocalMedia, seconds: dict[str, float]) -> Step:
-        feature, prepare = self.features[name], self.kinds[name].prepare
+        feature, prepare = self.features[name], self.prepares[name]
         wanted, sample_id = self.inputs[name], sample["sample_id"]
         value = _value(sample, feature.source)
         if value is None:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import ray
 from scipy.io import wavfile
 
 from mmray.assets.clips import write_clips
@@ -51,11 +52,11 @@ def store_peak() -> Iterator[list[float]]:
     """The most MB that the object stores held meanwhile, looked at ten times a second."""
     from ray._private.internal_api import memory_summary
 
-    peak, ended = [0.0], threading.Event()
+    peak, ended, address = [0.0], threading.Event(), ray.get_runtime_context().gcs_address
 
     def look() -> None:
         while not ended.wait(0.1):
-            found = re.search(r"Plasma memory usage (\d+) MiB", memory_summary(stats_only=True))
+            found = re.search(r"Plasma memory usage (\d+) MiB", memory_summary(address, stats_only=True))
             peak[0] = max(peak[0], float(found[1]) * 2**20 / 1e6 if found else 0.0)
 
     thread = threading.Thread(target=look)
@@ -112,8 +113,6 @@ def small_wav2vec2(folder: Path) -> None:
 
 def main() -> None:
     """Print a JSON object a run."""
-    import ray
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--partition", type=int, default=64)
     parser.add_argument("--hours", type=float, default=1.0)

@@ -80,7 +80,7 @@ def test_a_toy_kind_is_a_file_and_a_line(tmp_path: Path):
         from mmray.features.base import Text
         preparation = Preparation(config.features, Storage())
         assert preparation.inputs == {"letters": Text()}
-        step = preparation.kinds["letters"].prepare(config.features["letters"], "a cab", "s0")
+        step = preparation.prepares["letters"](config.features["letters"], "a cab", "s0")
         shape = Encoding(config.features, device=CPU, storage=Storage()).shapes["letters"]
         print(json.dumps({"values": step.value.tolist(), "dim": shape.dim, "fault": fault}))
         """)
