@@ -170,7 +170,7 @@ class ResultsTable:
             seeds = [_text(row.seeds)] if len(head) == 3 else []
             cells = [row.model, f"{row.n:,}", *seeds]
             body.append([*cells, *(_in_html(self._score(row, name)) for name in self.main)])
-        main = _html([*head, *self.main], body, last=len(self.rows) > 1)
+        main = _html([*head, *self.main], body, last=self.first == "model")
         every = _html(
             ["metric", *(row.model for row in self.rows)],
             [[name, *(_in_html(self._score(row, name)) for row in self.rows)] for name in self.metrics],

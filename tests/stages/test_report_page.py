@@ -1,0 +1,216 @@
+"""The report of a project whose stages have run: trained in this process, read from the same files."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+
+from mmray.config import Config, override
+from mmray.distributed.feeding import load_features, read_joined, require_data
+from mmray.errors import StorageError
+from mmray.results.rows import pattern_rows, results_rows
+from mmray.samples.index import make_index
+from mmray.stages.report import write_report
+from mmray.stages.train import model_folder, run_of
+from mmray.storage.filesystem import Storage
+from mmray.tables.parts import write_partition
+from mmray.training.loop import fit
+from mmray.training.predict import Predictor
+
+EVIL = "<script>alert('x')</script>"
+FEATURES = ["voice", "words"]
+
+
+@pytest.fixture(scope="module")
+def project(shared_table_project) -> Config:
+    """Trained, with baselines, and scored; one class has a name that would run in a browser."""
+    config = shared_table_project("model.unimodal_heads=0.3")
+    manifest = Path(str(config.samples.manifest))
+    manifest.write_text(manifest.read_text().replace('"class3"', f'"{EVIL}"'))
+    storage = Storage()
+    make_index(config, storage)
+    data = require_data(config, storage, FEATURES)
+    result = train_here(config, storage, data)
+    predictor = Predictor(result.model, result.snapshot.spec, "0123456789abcdef")
+    folder = config.path("predictions", predictor.fingerprint)
+    for at, partition in enumerate(data.index.partitions.tolist()):
+        rows = read_joined(storage, data, at, ["sample_id", "split", *config.targets])
+        write_partition(storage, folder, int(partition), predictor.predict(rows))
+    storage.write_json(f"{folder}/_summary.json", {"rows": 203, "seconds": 2.5})
+    return config
+
+
+def train_here(config: Config, storage: Storage, data):
+    rows, run = load_features(config, storage, FEATURES), run_of(config, storage, data)
+    result = fit(config.model, config.train, rows, FEATURES, config.targets)
+    alone = {name: fit(config.model, config.train, rows, [name], config.targets).test for name in FEATURES}
+    results = {
+        "model_fingerprint": "0123456789abcdef",
+        "features": FEATURES,
+        "history": result.history,
+        "best_epoch": int(result.history[-1]["best_epoch"]),
+        "monitor": config.train.monitor,
+        "workers": 1,
+        "seconds": 3.5,
+        "warnings": [f"an odd thing of {EVIL}"],
+        "rows": results_rows(result.test, alone, FEATURES),
+        "patterns": pattern_rows(result.test),
+    }
+    storage.write_json(f"{model_folder(config, run)}/results.json", results)
+    return result
+
+
+@pytest.fixture(scope="module")
+def html(project) -> str:
+    return Path(write_report(project.output, Storage(), project)).read_text("utf-8")
+
+
+class Page(HTMLParser):
+    """Tables of each section as rows of texts; texts of its figures; every element that was opened."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.section = "header"
+        self.sections: dict[str, str] = {}
+        self.tables: dict[str, list[list[list[str]]]] = {}
+        self.svg_texts: dict[str, list[str]] = {}
+        self.elements: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "section":
+            self.section = str(dict(attrs)["id"])
+        tables = self.tables.setdefault(self.section, [])
+        if tag == "table":
+            tables.append([])
+        elif tag == "tr":
+            tables[-1].append([])
+        elif tag in ("td", "th"):
+            tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        self.sections[self.section] = self.sections.get(self.section, "") + data
+        if "svg" in self.open:
+            if self.open[-1] == "text":
+                self.svg_texts.setdefault(self.section, []).append(data.strip())
+        elif "td" in self.open or "th" in self.open:
+            self.tables[self.section][-1][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def page(html) -> Page:
+    return Page(html)
+
+
+def texts(table: list[list[list[str]]]) -> list[list[str]]:
+    return [[" ".join("".join(cell).split()) for cell in row] for row in table]
+
+
+def test_every_section_is_there_and_linked(page):
+    links = {attributes["href"] for tag, attributes in page.elements if tag == "a"}
+    ids = {attributes.get("id") for tag, attributes in page.elements if tag == "section"}
+    assert {f"#{name}" for name in ("data", "training", "results", "predictions")} <= links
+    assert {link[1:] for link in links} <= ids
+
+
+def test_warnings_come_before_everything_else(page):
+    order = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
+    assert order[0] == "warnings"
+    assert "an odd thing of" in page.sections["warnings"]
+
+
+def test_samples_are_counted(page, project):
+    splits = {row[0]: row[1] for row in texts(page.tables["data"][0])[1:]}
+    known = require_data(project, Storage(), []).index.small(Storage(), ["split"])["split"]
+    for split in ("train", "val", "test"):
+        assert splits[split] == str(pc.sum(pc.equal(known, split)).as_py())
+
+
+def test_results_have_a_row_a_model_and_every_metric_under_a_fold(page):
+    main, every, *_ = map(texts, page.tables["results"])
+    assert main[1][0] == "majority"
+    assert main[-1][0] == "fused"
+    names = [row[0] for row in every[1:]]
+    assert {"emotion/accuracy", "emotion/ece", "emotion/nll", "score/mae"} <= set(names)
+    assert every[0][1:] == [row[0] for row in main[1:]]
+
+
+def test_figures_are_there_with_calibration(page):
+    assert {"training", "results", "predictions"} <= page.svg_texts.keys()
+    assert any(text.startswith("emotion: calibration, error 0.") for text in page.svg_texts["predictions"])
+
+
+def test_nothing_given_runs_and_nothing_is_fetched(html, page):
+    assert not any(tag in ("script", "link", "img", "iframe") for tag, _ in page.elements)
+    assert EVIL not in html
+    outside = re.findall(r'(?:src|href)="(?!#)([^"]*)"', html)
+    assert [link for link in outside if not link.startswith("data:")] == []
+    assert len(html) < 5e6
+
+
+def test_the_same_inputs_give_the_same_page(project, html):
+    def undated(text: str) -> str:
+        return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text)
+
+    again = Path(write_report(project.output, Storage(), project)).read_text("utf-8")
+    assert undated(again) == undated(html)
+
+
+def test_stages_that_have_not_run_are_named(project, tmp_path):
+    untouched = override(project, {"output": f"{tmp_path}/none"})
+    html = Path(write_report(untouched.output, Storage(), untouched)).read_text("utf-8")
+    for stage in ("extract", "train", "score"):
+        assert f"mmray {stage}" in html
+
+
+def test_a_report_that_cannot_be_written(project, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        write_report(f"{tmp_path}/file", Storage(), project)
+
+
+# ------------------------------------------------------------------------------------ a real browser
+
+
+@pytest.mark.parametrize("width", [500, 1280])
+def test_a_browser_shows_it_within_the_page_and_without_a_word_of_complaint(project, html, tmp_path, width):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on this machine to draw the report with")
+    # Chromium tells widths only to a script: one is added to a copy of the page.
+    probe = "<script>document.title = document.documentElement.scrollWidth + ' of ' + innerWidth</script>"
+    copy = tmp_path / "report.html"
+    copy.write_text(html.replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    done = subprocess.run(
+        [
+            *(browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *("--enable-logging=stderr", f"--window-size={width},900"),
+            *(f"--user-data-dir={tmp_path}/profile", "--dump-dom", f"file://{copy}"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    found = re.search(r"<title>(\d+) of (\d+)</title>", done.stdout)
+    assert found, done.stdout[:300]
+    assert int(found[1]) <= int(found[2])
+    assert "CONSOLE" not in done.stderr
