@@ -52,7 +52,8 @@ def _judged(name: str, target: FittedTarget, table: pa.Table) -> Judged:
     probabilities = None
     if target.target.probabilistic:
         lists = some[f"{name}_probabilities"].combine_chunks()
-        probabilities = lists.flatten().to_numpy().reshape(len(rows), -1)
+        if not lists.null_count:  # other writers may leave them out
+            probabilities = lists.flatten().to_numpy().reshape(len(rows), -1)
     truth = target.encode(target.target.read(name, some[name]))
     said = target.encode(target.target.read(name, some[f"{name}_predicted"]))
     return Judged(target, rows, Predicted(said, probabilities), truth)

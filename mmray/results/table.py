@@ -6,6 +6,7 @@ comparison over seeds.
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -62,8 +63,8 @@ class Row:
             n=stored["n"],
             scores={
                 name: Score(
-                    value=value["mean"] if isinstance(value, Mapping) else value,
-                    std=value["std"] if isinstance(value, Mapping) else None,
+                    value=_defined(value["mean"] if isinstance(value, Mapping) else value),
+                    std=_defined(value["std"] if isinstance(value, Mapping) else None),
                     interval=_whole(intervals.get(name)),
                 )
                 for name, value in stored["metrics"].items()
@@ -74,6 +75,10 @@ class Row:
 
 
 NOTES = ("validation", "parameters", "seconds", "settings")
+
+
+def _defined(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
 
 def _whole(interval: Sequence[float | None] | None) -> tuple[float, float] | None:

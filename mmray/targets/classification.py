@@ -164,9 +164,10 @@ class FittedClassification(FittedTarget):
         """Of classes."""
         return confusion_matrix(predicted.values, truth, self.width)
 
-    def confidence(self, predicted: Predicted, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def confidence(self, predicted: Predicted, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Of the predicted class."""
-        assert predicted.probabilities is not None
+        if predicted.probabilities is None:
+            return None
         return predicted.probabilities.max(1), predicted.values == truth
 
     def figure(self, predicted: Predicted, truth: np.ndarray, title: str) -> "Figure":

@@ -157,9 +157,10 @@ class FittedMultilabel(FittedTarget):
         hits, sizes = 2.0 * (truth * predicted.values).sum(1), (truth + predicted.values).sum(1)
         return hits.astype(float), sizes.astype(float)
 
-    def confidence(self, predicted: Predicted, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def confidence(self, predicted: Predicted, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Of each pair of row and class."""
-        assert predicted.probabilities is not None
+        if predicted.probabilities is None:
+            return None
         p = predicted.probabilities
         return np.maximum(p, 1 - p).ravel(), ((p >= 0.5) == (truth > 0)).ravel()
 

@@ -394,21 +394,21 @@ def test_results(page):
     results = page.tables["results"][0]
     lines = [[words(cell) for cell in line] for line in results]
     assert lines[0] == [
-        *("model", "features", "test samples"),
+        *("model", "samples"),
         *("emotion/accuracy", "emotion/f1_macro", "strength/correlation"),
     ]
     assert [line[0] for line in lines[1:]] == ["majority", "voice only", "face only", "fused"]
-    assert lines[1][1:] == ["none", "60", "0.344", "0.334", "–"]
-    assert lines[4][1:] == ["face, voice", "60", "0.933[0.867, 0.983]", "0.923", "–"]
+    assert lines[1][1:] == ["60", "0.344", "0.334", "–"]
+    assert lines[4][1:] == ["60", "0.933[0.867, 0.983]", "0.923", "–"]
     assert {"majority", "voice only", "face only", "fused", "emotion/accuracy"} <= set(
         page.svg_texts["results"]
     )
 
 
 def test_results_by_what_a_sample_has(page, config):
-    rows = page.tables["results"][1]
+    rows = page.tables["results"][2]
     assert rows == [
-        ["features", "test samples", "emotion/accuracy"],
+        ["features", "samples", "emotion/accuracy"],
         ["face + voice", "50", "0.940"],
         ["none", "10", "–"],
     ]
@@ -416,7 +416,7 @@ def test_results_by_what_a_sample_has(page, config):
     path = results_file(config)
     results = Storage().read_json(path)
     Storage().write_json(path, {**results, "patterns": results["patterns"][:1]})
-    assert len(page_of(config).tables["results"]) == 1
+    assert len(page_of(config).tables["results"]) == 2
 
 
 def test_sets_of_labels_and_ordered_levels(config):
@@ -563,7 +563,7 @@ def test_undefined_metrics_and_intervals(everything):
         entry["val_loss"] = None
     Path(path).write_text(json.dumps(results))
     lines = page_of(everything).tables["results"][0]
-    assert words(lines[1][3]) == "–"
+    assert words(lines[1][2]) == "–"
 
 
 def test_on_s3(config, s3):
