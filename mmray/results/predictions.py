@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmray.errors import TableError
 from mmray.targets import FittedTarget, Predicted, targets_in
@@ -46,8 +45,8 @@ def judged(tables: Iterable[pa.Table]) -> dict[str, Judged]:
 
 
 def _judged(name: str, target: FittedTarget, table: pa.Table) -> Judged:
-    both = pc.and_(pc.is_valid(table[name]), pc.is_valid(table[f"{name}_predicted"]))
-    rows = np.flatnonzero(both.to_numpy(zero_copy_only=False))
+    known, said = table[name].is_valid().to_numpy(), table[f"{name}_predicted"].is_valid().to_numpy()
+    rows = np.flatnonzero(known & said)
     some = table.take(pa.array(rows))
     probabilities = None
     if target.target.probabilistic:
