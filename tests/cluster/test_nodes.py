@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
+import pytest
 
+import mmray
 from mmray.assets.clips import write_clips
 from mmray.config import load_config
-from mmray.storage.filesystem import Storage
-from mmray.tables.parts import read_table
+
+pytestmark = [pytest.mark.ray, pytest.mark.kill]
 
 CONFIG = """
 output: {output}
@@ -34,7 +35,6 @@ from ray.cluster_utils import Cluster
 from mmray.config import load_config
 from mmray.stages.extract import extract
 
-pytestmark = [pytest.mark.ray, pytest.mark.kill]
 
 cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
 workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
@@ -43,10 +43,10 @@ undisturbed = extract(load_config({path!r}))
 killed = load_config({path!r}, ["output={output}-killed"])
 
 def kill():
-    while len(list(Path(killed.path("features")).glob("part-*"))) < 4:
+    while len(list(Path(killed.path("features")).glob("*/part-*"))) < 12:
         time.sleep(0.02)
     cluster.remove_node(workers[0], allow_graceful=False)
-    left.append(undisturbed["partitions"] - len(list(Path(killed.path("features")).glob("part-*"))))
+    left.append(3 * undisturbed["partitions"] - len(list(Path(killed.path("features")).glob("*/part-*"))))
 
 left = []
 killer = threading.Thread(target=kill)
@@ -87,16 +87,12 @@ def test_a_killed_node_costs_no_row(tmp_path: Path):
     assert (told["alive"], told["nodes"]) == (2, 3)
     assert told["left"] > 0, "it was killed in mid-run"
     assert told["second"]["rows"] == told["second"]["rows_this_run"] == len(clips)
-    tables = [
-        pa.concat_tables(read_table(Storage(), load_config(path, overrides).path("features")))
-        for overrides in ([], [f"output={output}-killed"])
-    ]
+    tables = [mmray.read(load_config(path, overrides)) for overrides in ([], [f"output={output}-killed"])]
     assert tables[0].equals(tables[1]), "to the byte, and in order"
 
 
 GROWING = """
 import json, sys, threading, time
-import pyarrow as pa
 import ray
 from ray.cluster_utils import Cluster
 from mmray.distributed import pools
