@@ -52,22 +52,25 @@ def draws(config: Config) -> list[dict[str, Any]]:
     """
     space = config.tune.space.values()
     everything = config.tune.searcher == "grid" or all(values.grid for values in space)
-    rng = np.random.default_rng(config.tune.seed)
     found: list[dict[str, Any]] = []
-    for _ in range(1 if everything else config.tune.trials):
-        for _ in range(TRIES):
-            new = [settings for settings in _combinations(config, rng, everything) if settings not in found]
+    for draw in range(1 if everything else config.tune.trials):
+        for attempt in range(TRIES):
+            key = [config.tune.seed, draw, attempt]
+            new = [settings for settings in _combinations(config, key, everything) if settings not in found]
             if new:
                 found += new
                 break
     return found
 
 
-def _combinations(config: Config, rng: np.random.Generator, everything: bool) -> Iterator[dict[str, Any]]:
-    """Every way through the grids (`everything`: the choices, too), with draws for the rest."""
+def _combinations(config: Config, key: list[int], everything: bool) -> Iterator[dict[str, Any]]:
+    """Every way through the grids (`everything`: the choices, too), with what `key` draws for the rest.
+
+    A setting's value follows from the key and its path: it is the same on every way.
+    """
     ways: list[list[int]] = [[]]
     while ways:
-        way = _Way(ways.pop(), rng, everything)
+        way = _Way(ways.pop(), key, everything)
         yield choose(config, way.pick)
         ways += reversed(way.others)
 
@@ -78,8 +81,8 @@ class _Way:
     `others` are the ways that part from it at these.
     """
 
-    def __init__(self, places: list[int], rng: np.random.Generator, everything: bool):
-        self.places, self.rng, self.everything = places, rng, everything
+    def __init__(self, places: list[int], key: list[int], everything: bool):
+        self.places, self.key, self.everything = places, key, everything
         self.taken: list[int] = []
         self.others: list[list[int]] = []
 
@@ -87,7 +90,7 @@ class _Way:
         """The value of this way."""
         values = space.grid or (space.choice if self.everything else None)
         if values is None:
-            return _drawn(space, self.rng)
+            return _drawn(space, np.random.default_rng([*self.key, *dotted.encode()]))
         if (depth := len(self.taken)) < len(self.places):
             place = self.places[depth]
         else:

@@ -80,6 +80,9 @@ def test_grids_are_crossed_with_every_draw():
     space = {"train.learning_rate": {"grid": [0.1, 0.2]}, "model.fusion.hidden": {"int": [1, 1000]}}
     found = draws(searching(space, trials=3))
     assert [settings["train.learning_rate"] for settings in found] == [0.1, 0.2] * 3
+    hidden = [settings["model.fusion.hidden"] for settings in found]
+    assert hidden[::2] == hidden[1::2], "a draw is the same beside every value of the grid"
+    assert len({*hidden}) == 3
 
 
 @pytest.mark.parametrize(

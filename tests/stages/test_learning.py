@@ -1,34 +1,32 @@
 """Training, sweeps and scoring on a real Ray, from a feature table whose answer needs both modalities."""
 
 import csv
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmray.config import Config, load_config
+from mmray.config import Config, load_config, override
 from mmray.errors import ConfigError, PlanError, SamplesError, TableError
 from mmray.stages.score import score
 from mmray.stages.train import train
 from mmray.stages.tune import tune
 from mmray.storage.filesystem import Storage
-from mmray.tables.parts import done_partitions, read_partition, read_table, write_partition
+from mmray.tables.parts import read_table
+from mmray.tables.read import read
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def features_of(config: Config, columns: list[str] | None = None) -> pa.Table:
-    return pa.concat_tables(read_table(Storage(), config.path("features"), columns))
-
-
-def change_column(config: Config, partition: int, name: str, values: list) -> None:
-    folder = config.path("features")
-    table = read_partition(Storage(), folder, partition)
-    column = pa.array(values, table.schema.field(name).type)
-    write_partition(
-        Storage(), folder, partition, table.set_column(table.column_names.index(name), name, column)
-    )
+def relabel(config: Config, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change every row of the manifest."""
+    manifest = Path(str(config.samples.manifest))
+    rows = [change(json.loads(line)) for line in manifest.read_text().splitlines()]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_two_workers_learn_what_one_does_and_the_same_seed_gives_the_same_model(table_project):
@@ -52,7 +50,7 @@ def test_scored_rows_are_the_tables_rows_and_give_the_metrics_that_training_told
 
     summary = score(config)
     predictions = pa.concat_tables(read_table(Storage(), summary["output"]))
-    truth = features_of(config, ["sample_id", "split", "emotion", "score"])
+    truth = read(config).select(["sample_id", "split", "emotion", "score"])
     for name in ("sample_id", "split", "emotion", "score"):
         assert predictions[name].to_pylist() == truth[name].to_pylist()
     assert summary["rows"] == summary["rows_this_run"] == truth.num_rows
@@ -89,6 +87,7 @@ def test_training_leaves_a_whole_checkpoint_tensorboard_logs_and_no_overwritten_
     first = train(config)
     model = Path(first["model"])
     assert {path.name for path in model.iterdir()} == {
+        "features.json",
         "model.json",
         "results.json",
         "vocabulary.json",
@@ -106,52 +105,26 @@ def test_training_leaves_a_whole_checkpoint_tensorboard_logs_and_no_overwritten_
     assert {path: path.read_bytes() for path in model.iterdir()} == saved
 
 
-def test_rows_whose_features_were_made_anew_are_scored_anew(table_project):
-    """As after `mmray extract --retry-failed`: one partition's rows changed, and the table's content."""
-    config = table_project("train.epochs=1", "train.workers=1")
-    train(config)
-    folder = Path(score(config)["output"])
-    assert score(config)["rows_this_run"] == 0
-
-    def files() -> dict[str, int]:
-        return {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
-
-    before = files()
-    change_column(config, 1, "voice", [[[9.0] * 4]] * 64)
-    Storage().write_json(config.path("features", "_summary.json"), {"rows": 203, "content": "another"})
-    again = score(config)
-    assert (again["rows"], again["rows_this_run"]) == (203, 64)
-    assert {name for name, time in files().items() if before[name] != time} == {"part-000001.parquet"}
-    assert score(config)["rows_this_run"] == 0
-
-
 def test_faults_are_told_before_any_worker_starts(table_project, monkeypatch):
     def fail(*_: object) -> None:
         raise AssertionError("Ray was asked for")
 
     monkeypatch.setattr("mmray.distributed.pools.connect", fail)
     config = table_project()
-    new_label = features_of(config)["emotion"].to_pylist()[:64]
-    new_label[4] = "unheard"  # a row of the test split
-    change_column(config, 0, "emotion", new_label)
-    with pytest.raises(SamplesError, match="unheard"):
+    relabel(config, lambda row: {**row, "emotion": "unheard"} if row["sample_id"] == "s004" else row)
+    with pytest.raises(SamplesError, match=r"unheard.*s004"):
         train(config)
     config = table_project(name="novalidation")
-    for partition in done_partitions(Storage(), config.path("features")):
-        rows = read_partition(Storage(), config.path("features"), partition).num_rows
-        change_column(config, partition, "split", ["train"] * rows)
+    relabel(config, lambda row: {**row, "split": "train"})
     with pytest.raises(SamplesError, match="val split has no samples"):
         train(config)
-    with pytest.raises(TableError, match=r"features\.voice\.hop_ms: 10.0 → 20.0"):
-        train(
-            table_project("features.voice.hop_ms=20.0", name="novalidation2").model_copy(
-                update={"output": config.output}
-            )
-        )
+    config = table_project(name="other")
+    with pytest.raises(TableError, match="no complete table of voice"):
+        train(override(config, {"features.voice.hop_ms": 20.0}))
     with pytest.raises(TableError, match="run `mmray train` first"):
         score(config)
     nothing = config.model_copy(update={"output": f"{config.output}-nothing"})
-    with pytest.raises(TableError, match="run `mmray extract` first"):
+    with pytest.raises(TableError, match="no complete table of voice, words"):
         train(nothing)
 
 
