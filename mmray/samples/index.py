@@ -15,6 +15,9 @@ content: what has not changed is not written again, and a run that is killed lea
 Rows pass through as a stream; what stays in memory of each is some 40 bytes (`ledger`).
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 import hashlib
 import io
 from array import array

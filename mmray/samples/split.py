@@ -7,6 +7,9 @@ nor on where the files lie. Groups, or media, that stand in two splits all the s
 are `leaks`.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 import hashlib
 import re
 from collections.abc import Mapping, Sequence

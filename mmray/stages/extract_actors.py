@@ -14,6 +14,9 @@ A report travels as JSON in a column: {rows, notes: {feature: notes}, made: {fea
 retried, recovered, fetched_bytes, cpu_seconds, seconds: {stage: s}, peak_rss_mb: {pool: MB}}.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 import contextlib
 import json
 import resource

@@ -7,6 +7,9 @@ notes of all its features and what the run spent on it: seconds a stage, CPU sec
 peak memory of the actors it went through; only the run that did the work knows these.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -6,6 +6,9 @@ other libraries or decoders than this one (the environment in its spec says whic
 made, in whole or in part, is made by one environment alone.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -29,6 +29,9 @@ class, in the order the table's metadata names, or of the levels -3 … 3 of an 
 Plain Arrow lists, not Ray's tensor extension: pandas, DuckDB, polars and Spark read them as they are.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
