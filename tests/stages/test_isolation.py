@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import mmray.stages.extract
 from mmray.config import load_config
 from mmray.decode.isolation import Sandbox
+from mmray.stages import extract_actors
 from mmray.stages.extract import extract
-from mmray.stages.extract_actors import DecodeAndEncode
+from mmray.stages.extract_actors import Extract
 from mmray.tables.read import read
 
 CONFIG = """
@@ -36,11 +36,14 @@ def read_nowhere(*_):
 '''
 
 
-class Fragile(DecodeAndEncode):
+class Fragile(Extract):
     """The stage with a decoder that follows a null pointer in one file, and a note of every child."""
 
-    def __init__(self, *, folder_of_crash: str, **arguments):
+    folder_of_crash = ""
+
+    def __init__(self, **arguments):
         super().__init__(**arguments)
+        folder_of_crash = self.folder_of_crash
         sys.path.append(folder_of_crash)
         import crashing_decoder  # pyright: ignore[reportMissingImports]
 
@@ -64,13 +67,9 @@ def fragile(tmp_path, monkeypatch):
 
     (tmp_path / "crashing_decoder.py").write_text(CRASH)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    stages_of = mmray.stages.extract._stages
-
-    def stages(*arguments):
-        ((_, pool, constructor),) = stages_of(*arguments)
-        return [(Fragile, pool, {**constructor, "folder_of_crash": str(tmp_path)})]
-
-    monkeypatch.setattr(mmray.stages.extract, "_stages", stages)
+    # `extract` looks the class up when it starts, and the folder travels with it by value.
+    fragile = type("FragileHere", (Fragile,), {"folder_of_crash": str(tmp_path)})
+    monkeypatch.setattr(extract_actors, "Extract", fragile)
     yield
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 

@@ -10,7 +10,7 @@ import pytest
 from mmray.assets.clips import write_clips
 from mmray.config import load_config
 from mmray.stages.extract import extract
-from mmray.stages.run import run_stages
+from mmray.stages.run import run
 from mmray.stages.tune import tune
 from mmray.storage.filesystem import Storage
 from mmray.tables.parts import read_table
@@ -57,7 +57,7 @@ def test_the_whole_journey(s3, ray_cluster, uploaded, tmp_path, monkeypatch):
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG.format(base=base))
     config = load_config(path)
-    summaries = dict(run_stages(config))
+    summaries = run(config)
     assert summaries["extract"]["rows"] == summaries["score"]["rows"] == len(rows)
     assert summaries["extract"]["failed_rows"] == sum(row["damage"] is not None for row in rows)
 
@@ -73,7 +73,7 @@ def test_the_whole_journey(s3, ray_cluster, uploaded, tmp_path, monkeypatch):
     assert "journey/out/report.html" in keys
     assert [entry.name for entry in tmp_path.iterdir()] == ["config.yaml"], "nothing of it is local"
 
-    again = dict(run_stages(config))
+    again = run(config)
     assert again["extract"]["rows_this_run"] == again["score"]["rows_this_run"] == 0
     unchanged = {key: tag for key, tag in objects(s3).items() if "/part-" in key or model in key}
     assert unchanged.items() <= keys.items()
