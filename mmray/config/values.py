@@ -120,7 +120,7 @@ def _require_bounded(text: str) -> None:
             name = event.anchor or ""
             if name in {anchor for anchor, _ in opened}:
                 problem = f"alias {name!r} stands inside what it stands for"
-            values += sizes.get(name, 0)
+            values += sizes.get(name, 0)  # pyright: ignore[reportArgumentType, reportCallIssue]
         values += isinstance(event, yaml.NodeEvent)
         if values > MOST_VALUES:
             problem = f"has more than {MOST_VALUES} values, aliases filled in"

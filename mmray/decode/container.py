@@ -87,7 +87,7 @@ def open_media(path: str) -> Iterator[InputContainer]:
         # With its protocol before it, a name is a name: no colon, percent or question mark in it says more.
         try:
             container = av.open(f"file:{os.path.abspath(path)}", metadata_errors="replace", options=options)
-        except av.error.ArgumentError as error:
+        except av.error.ArgumentError as error:  # pyright: ignore[reportAttributeAccessIssue]
             raise MediaError("unreadable", "no format of sound or video that is read here") from error
     with container:
         yield container

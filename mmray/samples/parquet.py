@@ -205,7 +205,7 @@ def _classes(feature: Any) -> list[str] | None:
         return _classes(feature.get("feature"))
     names = feature.get("names")
     named = feature.get("_type") == "ClassLabel" and isinstance(names, list)
-    return names if named and all(isinstance(name, str) for name in names) else None
+    return names if named and all(isinstance(name, str) for name in names) else None  # pyright: ignore[reportOptionalIterable]
 
 
 def _name(value: Any, classes: Sequence[str]) -> Any:

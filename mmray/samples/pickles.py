@@ -100,7 +100,7 @@ def _run(stream: io.BytesIO) -> Any:
 
     for _ in range(MAX_OPCODES):
         code = stream.read(1)
-        opcode = pickletools.code2op.get(code.decode("latin-1"))
+        opcode = pickletools.code2op.get(code.decode("latin-1"))  # pyright: ignore[reportAttributeAccessIssue]
         if opcode is None:
             raise ValueError("it breaks off" if not code else f"no opcode {code!r}")
         name = opcode.name
@@ -113,9 +113,9 @@ def _run(stream: io.BytesIO) -> Any:
         elif name in CONSTANTS:
             stack.append(CONSTANTS[name])
         elif name in ("BINSTRING", "SHORT_BINSTRING"):
-            stack.append(_Text2(argument.encode("latin-1")))
+            stack.append(_Text2(argument.encode("latin-1")))  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
         elif name == "STRING":
-            stack.append(_Text2(argument))
+            stack.append(_Text2(argument))  # pyright: ignore[reportArgumentType]
         elif name in ("PROTO", "FRAME"):
             continue
         elif name == "MARK":
@@ -131,9 +131,9 @@ def _run(stream: io.BytesIO) -> Any:
         elif name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
         elif name in PUTS:
-            memo[argument] = stack[-1]
+            memo[argument] = stack[-1]  # pyright: ignore[reportArgumentType]
         elif name in GETS:
-            stack.append(memo[argument])
+            stack.append(memo[argument])  # pyright: ignore[reportArgumentType]
         elif name == "EMPTY_LIST":
             stack.append([])
         elif name == "LIST":
@@ -169,7 +169,7 @@ def _run(stream: io.BytesIO) -> Any:
         elif name == "FROZENSET":
             stack.append(_Call(_Name("builtins.frozenset"), (since_mark(),)))
         elif name == "GLOBAL":
-            stack.append(_known(*argument.split(" ", 1)))
+            stack.append(_known(*argument.split(" ", 1)))  # pyright: ignore[reportArgumentType, reportOptionalMemberAccess]
         elif name == "STACK_GLOBAL":
             attribute, module = stack.pop(), stack.pop()
             stack.append(_known(_expect(module, str), _expect(attribute, str)))

@@ -62,7 +62,7 @@ def _rows(storage: Storage, reading: Reading, shard: str) -> list[RawRow]:
         samples: dict[str, list[File]] = {}
         for member in members:
             key, extension = _split_name(member.name)
-            samples.setdefault(key, []).append(_file(opened, shard, extension, member))
+            samples.setdefault(key, []).append(_file(opened, shard, extension, member))  # pyright: ignore[reportArgumentType]
         rows = []
         for key, files in samples.items():
             row = row_of_files(shown_name(f"{name}: {key}"), key, files, reading, folder)
@@ -207,7 +207,7 @@ def _resolved(members: list[_Member], links: Mapping[int, str]) -> list[_Member]
     for place, name in links.items():
         at: int | None = place
         for _ in range(MAX_LINKS):
-            at = places.get(links[at]) if at in links else at
+            at = places.get(links[at]) if at in links else at  # pyright: ignore[reportArgumentType]
         if found[place].fault:
             continue
         if at is None or at in links:

@@ -248,7 +248,7 @@ def _recordings(tree: Mapping[str, Any]) -> Columns:
         )
         if not whole:
             return {}
-        found[name] = data
+        found[name] = data  # pyright: ignore[reportArgumentType]
     ids = list(dict.fromkeys(_key(video) for data in found.values() for video in data))
     columns: Columns = {"id": ids}
     for name, data in found.items():

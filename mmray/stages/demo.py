@@ -28,7 +28,7 @@ def run_demo(out: str, clips: int, address: str | None = None) -> None:
             f"{dict(splits)}; a few are damaged on purpose"
         )
     config_path.write_bytes(files("mmray.assets").joinpath("demo.yaml").read_bytes())
-    run(load_config(config_path), address, show=lambda *ended: console.show(*ended, str(config_path)))
+    run(load_config(config_path), address, show=lambda *ended: console.show(*ended, str(config_path)))  # pyright: ignore[reportCallIssue]
     console.out.print(
         f"\n{time.perf_counter() - start:.0f} s in all. The clips are generated: the figures say only that "
         "the parts work together.\nNow your own: mmray init; edit mmray.yaml; mmray run mmray.yaml"

@@ -267,7 +267,7 @@ def _predictions(config: Config, storage: Storage, folder: str) -> Predictions |
 
 
 def _of_split(tables: Iterable[pa.Table], split: str) -> Iterator[pa.Table]:
-    return (table.filter(pc.equal(table["split"], split)) for table in tables)
+    return (table.filter(pc.equal(table["split"], split)) for table in tables)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # ------------------------------------------------------------------------------------ the rest

@@ -49,7 +49,7 @@ def read_cell(storage: "Storage", cell: Cell) -> tuple[bytes | None, str | None]
         reader = _open.pop(key, None)
         if reader is None:
             options = {"block_size": BUFFER, "cache_type": "readahead"} if on_s3 else {}
-            reader = _Reader(filesystem.open(path, "rb", **options), cell.column)
+            reader = _Reader(filesystem.open(path, "rb", **options), cell.column)  # pyright: ignore[reportArgumentType]
         value = reader.read(cell.row)  # a reader that failed is not kept
         _open[key] = reader
         while len(_open) > READERS:

@@ -189,7 +189,7 @@ def _numbered(columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
     hashes, known = [np.zeros(0, np.uint64)], [np.zeros(0, bool)]
     for chunk in (chunk for column in columns for chunk in column.chunks if len(chunk)):
         texts = chunk.fill_null("").to_numpy(zero_copy_only=False)
-        hashes.append(pd.util.hash_array(texts, categorize=False))
+        hashes.append(pd.util.hash_array(texts, categorize=False))  # pyright: ignore[reportAttributeAccessIssue]
         known.append(chunk.is_valid().to_numpy(zero_copy_only=False))
     _, numbers = np.unique(np.concatenate(hashes), return_inverse=True)
     return np.where(np.concatenate(known), numbers, -1)

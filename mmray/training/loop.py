@@ -228,7 +228,7 @@ def _usable_rows(feed: Feed, split: np.ndarray) -> tuple[dict[str, np.ndarray], 
 
 def _require_features(features: Sequence[str], present_NM: np.ndarray) -> None:
     """Each feature must be there in some row to train on: nothing could learn to read it."""
-    if never := [name for name, some in zip(features, present_NM.any(axis=0).tolist()) if not some]:
+    if never := [name for name, some in zip(features, present_NM.any(axis=0).tolist()) if not some]:  # pyright: ignore[reportArgumentType]
         names = ", ".join(never)
         raise SamplesError(
             f"feature {names}: no labelled row of the train split has it, so nothing can learn to read it; "

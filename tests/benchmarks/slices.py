@@ -124,7 +124,7 @@ def main() -> None:
         (folder / "stub_encoder.py").write_text(STUB)
         os.environ["PYTHONPATH"] = os.pathsep.join([name, *filter(None, [os.environ.get("PYTHONPATH")])])
         sys.path.insert(0, name)
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")  # pyright: ignore[reportArgumentType]
         clips = write_clips(str(folder / "data"), clips=options.partition)
         samples = [
             {"sample_id": clip["sample_id"], "video": str(folder / "data" / clip["video"])} for clip in clips

@@ -319,7 +319,7 @@ def test_many_rows_in_another_order_take_their_old_places(tmp_path):
 
 def test_one_torn_group_among_many_is_found(tmp_path):
     rows = [{**ROWS[0], "sample_id": f"r{i}", "video": f"{i}.mp4", "split": "train"} for i in range(9000)]
-    rows[1]["split"], rows[8999] = "test", {**rows[8999], "split": None, "video": "0.mp4"}
+    rows[1]["split"], rows[8999] = "test", {**rows[8999], "split": None, "video": "0.mp4"}  # pyright: ignore[reportArgumentType, reportCallIssue]
     write_jsonl(tmp_path, rows)
     assert make_index(project(tmp_path), Storage()).leaks == []
     rows[8998] |= {"split": "test", "video": "0.mp4"}

@@ -112,7 +112,7 @@ def random_tree(rng: np.random.Generator, depth: int = 3):
         14: lambda: collections.OrderedDict(zip(range(5), below)),
         15: lambda: {"set": {1, 2, "x"}, "frozen": frozenset((3,)), "shared": [below, below]},
     }
-    return makers[draw]()
+    return makers[draw]()  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -93,7 +93,7 @@ def test_trees_of_rows_and_columns(tmp_path, extension, form):
 
 def test_vectors_by_id_are_told_from_columns_by_the_names_that_are_asked_for(tmp_path):
     by_id = dict(zip(IDS, X_ND))
-    np.savez(tmp_path / "x.npz", **by_id)
+    np.savez(tmp_path / "x.npz", **by_id)  # pyright: ignore[reportArgumentType]
     require_the_rows(read_arrays(str(tmp_path / "x.npz"), Storage(), ["voice"]), VECTORS, splits=False)
     assert read_arrays(str(tmp_path / "x.npz"), Storage(), ["clip0"]).rows == 3  # columns of three rows
     ragged = arrays_of("x.pkl", {i: np.ones((row + 1, 3)) for row, i in enumerate(IDS)}, ["voice"])

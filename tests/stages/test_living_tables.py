@@ -67,7 +67,7 @@ class Project:
 
     def extract(self, *overrides: str, **options: bool) -> dict[str, int]:
         """Extract; {feature: rows made now}, and all rows there are."""
-        summary = extract(self.config(*overrides), **options)
+        summary = extract(self.config(*overrides), **options)  # pyright: ignore[reportArgumentType]
         assert summary["failed_rows"] == 0, summary["failures"]
         made = {name: told["rows_this_run"] for name, told in summary["features"].items()}
         return {**made, "rows": summary["rows"]}

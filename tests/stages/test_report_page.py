@@ -140,7 +140,7 @@ def test_samples_are_counted(page, project):
     splits = {row[0]: row[1] for row in texts(page.tables["data"][0])[1:]}
     known = require_data(project, Storage(), []).index.small(Storage(), ["split"])["split"]
     for split in ("train", "val", "test"):
-        assert splits[split] == str(pc.sum(pc.equal(known, split)).as_py())
+        assert splits[split] == str(pc.sum(pc.equal(known, split)).as_py())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_results_have_a_row_a_model_and_every_metric_under_a_fold(page):

@@ -124,11 +124,13 @@ def test_priors_are_the_best_constants():
     shares = np.array([6, 2, 1]) / 9
     np.testing.assert_allclose(np.exp(CLASS_CODES.prior(counts)), shares, rtol=1e-6)
     np.testing.assert_allclose(
-        LEVEL_CODES.decode(LEVEL_CODES.prior(counts)[None]).probabilities[0], shares, rtol=1e-5
+        LEVEL_CODES.decode(LEVEL_CODES.prior(counts)[None]).probabilities[0],  # pyright: ignore[reportOptionalSubscript]
+        shares,
+        rtol=1e-5,  # pyright: ignore[reportOptionalSubscript]
     )
     assert NUMBER_CODES.prior(np.array([12.0, 14, np.nan])).tolist() == [1.5]
     truth = np.array([[1, 0, 1], [1, 0, 0], [np.nan] * 3, [1, 0, 0]])  # of 3 rows, and 2 more
-    prior = LABEL_CODES.decode(LABEL_CODES.prior(truth)[None]).probabilities[0]
+    prior = LABEL_CODES.decode(LABEL_CODES.prior(truth)[None]).probabilities[0]  # pyright: ignore[reportOptionalSubscript]
     assert prior.tolist() == pytest.approx([4 / 5, 1 / 5, 2 / 5])
 
 
@@ -173,12 +175,12 @@ def test_scores_have_the_nearest_level_and_an_expected_value():
     np.testing.assert_array_equal(SCORE_CODES.encode(scores.numpy()), scores.numpy())
     outputs = np.sort(np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32))[:, ::-1].copy()
     p = SCORE_CODES.decode(outputs).probabilities
-    assert (p >= 0).all()
-    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-6)
-    np.testing.assert_allclose(SCORE_CODES.decode(outputs).values, p @ np.arange(-3, 4), atol=1e-6)
+    assert (p >= 0).all()  # pyright: ignore[reportOptionalOperand]
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-6)  # pyright: ignore[reportOptionalMemberAccess]
+    np.testing.assert_allclose(SCORE_CODES.decode(outputs).values, p @ np.arange(-3, 4), atol=1e-6)  # pyright: ignore[reportOptionalOperand]
     np.testing.assert_array_equal(
         FittedOrdinal(OrdinalTarget(kind="ordinal", classes=list("abcdefg"))).decode(outputs).values,
-        (p.cumsum(1) < 0.5).sum(1),  # the median
+        (p.cumsum(1) < 0.5).sum(1),  # the median  # pyright: ignore[reportOptionalMemberAccess]
     )
 
 

@@ -144,4 +144,4 @@ def test_groups_are_numbers_that_are_equal_where_the_groups_are(make_table, targ
     assert same == [[i == j for j in names] for i in names]
     assert (data.group == -1).tolist() == [name is None for name in names]
     assert FeatureSet.load(make_table(6), [], targets).group is None
-    assert data.subset(np.array([3, 0])).group.tolist() == [data.group[3], data.group[0]]
+    assert data.subset(np.array([3, 0])).group.tolist() == [data.group[3], data.group[0]]  # pyright: ignore[reportOptionalMemberAccess]
