@@ -93,6 +93,7 @@ def test_a_killed_node_costs_no_row(tmp_path: Path):
 
 GROWING = """
 import json, sys, threading, time
+import pyarrow as pa
 import ray
 from ray.cluster_utils import Cluster
 from mmray.distributed import pools

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.ray
+
 STAGES = """
 import json, ray, sys
 ray.init(address="local", num_cpus={cpus}, include_dashboard=False, log_to_driver=False)
@@ -14,8 +16,6 @@ from mmray.stages.extract import extract
 from mmray.stages.score import score
 from mmray.stages.train import train
 from mmray.stages.tune import tune
-
-pytestmark = pytest.mark.ray
 
 path = {path!r}
 done = {{"fused": extract(load_config(path))}}
