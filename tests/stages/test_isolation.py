@@ -1,7 +1,6 @@
 """Files that hang, crash or blow up the decoder, on a real Ray: each costs its own sample."""
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -28,16 +27,22 @@ extract: {{actors: 2, partition_samples: 4, decode_timeout_s: 5.0, decode_memory
 
 CRASH = '''
 import ctypes
+import threading
 
 
 def read_nowhere(*_):
     """As a decoder may: a null pointer followed in C."""
     ctypes.string_at(0)
+
+
+def wait_for_ever(*_):
+    """As a decoder may on a file that never ends."""
+    threading.Event().wait()
 '''
 
 
 class Fragile(Extract):
-    """The stage with a decoder that follows a null pointer in one file, and a note of every child."""
+    """The stage with a decoder that crashes on one file and waits for ever on another; notes every child."""
 
     folder_of_crash = ""
 
@@ -51,6 +56,8 @@ class Fragile(Extract):
             def call(self, function, *args):
                 if any(str(arg).endswith("crash.mp4") for arg in args):
                     function = crashing_decoder.read_nowhere
+                if any(str(arg).endswith("hang.mp4") for arg in args):
+                    function = crashing_decoder.wait_for_ever
                 try:
                     return super().call(function, *args)
                 finally:
@@ -77,8 +84,8 @@ def fragile(tmp_path, monkeypatch):
 def test_each_bad_file_costs_its_own_sample(ray_cluster, clips, fragile, tmp_path):
     good = [json.loads(line) for line in (clips.folder / "manifest.jsonl").read_text().splitlines()][:9]
     rows = [{**row, "video": str(clips.folder / row["video"])} for row in good]
-    os.mkfifo(tmp_path / "hang.mp4")  # nobody ever writes to it: FFmpeg waits in open(2)
-    (tmp_path / "crash.mp4").write_bytes(Path(rows[0]["video"]).read_bytes())
+    for name in ("crash.mp4", "hang.mp4"):
+        (tmp_path / name).write_bytes(Path(rows[0]["video"]).read_bytes())
     Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")  # 20 kB that become 243 MB
     bad = {
         "crash": ({"video": "crash.mp4"}, ("face", "decoder_crashed", "killed by SIGSEGV")),
