@@ -85,7 +85,8 @@ def _predict(
     folder = config.path("predictions", fingerprint)
     made_from = hash_of([data.digest, data.index.digest])
     summary = storage.read_json(f"{folder}/_summary.json")
-    if summary and summary["made_from"] == made_from:
+    there = len(done_partitions(storage, folder)) == len(data.index.partitions)
+    if summary and there and summary["made_from"] == made_from:
         return {**summary, "rows_this_run": 0}
     scoring = _Scoring(storage, data, model, folder, config.score.batch_size)
     done = scoring.up_to_date()
