@@ -32,7 +32,8 @@ from mmray.features.spectral import MelFeature
 from mmray.features.tokens import TokensFeature
 from mmray.features.transformer_text import TextFeature
 from mmray.storage.filesystem import Storage
-from mmray.tables.schemas import ERROR, feature_schema, sample_schema
+from mmray.tables.schemas import feature_schema, sample_schema
+from tests.features.joining import joined
 
 RATE_HZ = 16_000
 FPS = 10
@@ -126,21 +127,6 @@ def samples_of(rows: list[dict], folder: Path | None = None) -> pa.Table:
         files = {k: str(folder / row[k]) for k in ("video", "audio", "image") if folder and row.get(k)}
         complete.append({"sample_id": f"s{number}", "split": "train", "media_key": "", **row, **files})
     return pa.Table.from_pylist(complete, schema=sample_schema(SOURCES, {}))
-
-
-def joined(tables: dict[str, pa.Table]) -> pa.Table:
-    """The tables of several features side by side; `errors` lists those of all, each with its `modality`."""
-    first = next(iter(tables.values()))
-    errors: list[list[dict]] = [[] for _ in range(first.num_rows)]
-    table = first.select(["sample_id"])
-    for name, part in tables.items():
-        for row, error in enumerate(part["error"].to_pylist()):
-            errors[row] += [{**error, "modality": name}] if error else []
-        for column in part.column_names:
-            if column.startswith(name):
-                table = table.append_column(part.schema.field(column), part[column])
-    kind = pa.list_(pa.struct([*ERROR, ("modality", pa.string())]))
-    return table.append_column("errors", pa.array(errors, kind))
 
 
 def rows_of(features: dict[str, Feature], samples: pa.Table, *, encode_batch: int = 64) -> pa.Table:

@@ -3,7 +3,6 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from mmray.tables.schemas import (
     vectors_to_column,
 )
 from mmray.targets import metadata_of
+from tests.stages.pages import Page
 
 CLASSES = ["happy", "neutral", "sad"]
 ROWS = 240
@@ -264,51 +264,6 @@ def make_everything(config: Config) -> None:
 
 
 # ------------------------------------------------------------------------------------ reading the page
-
-
-class Page(HTMLParser):
-    """Tables of each section as rows of texts; texts of its figures; every element that was opened."""
-
-    VOID = ("meta", "br")
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.section = "header"
-        self.sections: dict[str, str] = {}
-        self.tables: dict[str, list[list[list[str]]]] = {}
-        self.svg_texts: dict[str, list[str]] = {}
-        self.elements: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "section":
-            self.section = str(dict(attrs)["id"])
-        tables = self.tables.setdefault(self.section, [])
-        if tag == "table":
-            tables.append([])
-        elif tag == "tr":
-            tables[-1].append([])
-        elif tag in ("td", "th"):
-            tables[-1][-1].append("")
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data):
-        self.sections[self.section] = self.sections.get(self.section, "") + data
-        if "svg" in self.open:
-            if self.open[-1] == "text":
-                self.svg_texts.setdefault(self.section, []).append(data.strip())
-        elif "td" in self.open or "th" in self.open:
-            self.tables[self.section][-1][-1][-1] += data
 
 
 def page_of(config: Config) -> Page:
