@@ -11,7 +11,7 @@ before.
 """
 
 import itertools
-import os
+import mmap
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,9 +43,9 @@ SEARCHED_PACKETS = 64
 """Looked at after a seek, to find out where it landed."""
 
 
-PACKED_TO_THE_END = frozenset({"asf", "flv"})
-"""Formats with little or nothing after the last packet."""
-UNREAD_FRACTION = 0.2
+FIRST_BYTES = {"asf": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"), "flv": b"FLV\1"}
+"""How a file begins, of formats whose demuxers stop where another file is joined on. Sources: ASF
+specification 1.20.03, section 10.1; FLV specification 10.1, annex E.2."""
 
 
 class Packets(NamedTuple):
@@ -268,12 +268,15 @@ def _read(
 
 
 def _unread(path: str, format_name: str, tables: Mapping[int, np.ndarray]) -> str | None:
-    """A fault where the demuxer stops well before the end, as at the seam of files joined end to end."""
+    """A fault where another file begins after the last packet: the demuxer stops at such a seam."""
     ends = [int((table[:, 3] + table[:, 4]).max()) for table in tables.values() if len(table)]
-    size = os.stat(path).st_size
-    if format_name not in PACKED_TO_THE_END or not ends or size - max(ends) <= UNREAD_FRACTION * size:
+    if format_name not in FIRST_BYTES or not ends:
         return None
-    return f"{size - max(ends)} bytes follow that are not part of this recording; were files joined?"
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        seam = whole.find(FIRST_BYTES[format_name], max(ends))
+        if seam < 0:
+            return None
+        return f"{len(whole) - seam} bytes follow that are not part of this recording; were files joined?"
 
 
 def _tables(tables: Mapping[int, array]) -> dict[int, np.ndarray]:

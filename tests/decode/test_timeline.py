@@ -271,9 +271,18 @@ def test_files_joined_whose_stamps_start_again(tmp_path, suffix, codec):
     assert difference(sound, sounds[0]) < 0.5
 
 
-def test_joined_files_of_which_only_the_first_is_read_are_told(tmp_path):
-    path = tmp_path / "joined.flv"
-    ffmpeg(*RAW, "-f", "lavfi", "-i", "sine", "-shortest", *H264, "-ar", 44_100, path, data=raw(range(50)))
+@pytest.mark.parametrize("suffix", ["wma", "asf", "flv"])
+@pytest.mark.parametrize("seconds", [0.3, 0.5, 2.0])
+def test_a_short_file_with_an_index_behind_its_sound_is_whole(tmp_path, suffix, seconds):
+    path = tmp_path / f"short.{suffix}"
+    ffmpeg("-i", write_wav(tmp_path / "s.wav", melody(seconds)), "-ar", 44_100, path)
+    assert difference(heard(path), played(path)) < 0.5
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("flv", H264), ("wmv", ())])
+def test_joined_files_of_which_only_the_first_is_read_are_told(tmp_path, suffix, codec):
+    path = tmp_path / f"joined.{suffix}"
+    ffmpeg(*RAW, "-f", "lavfi", "-i", "sine", "-shortest", *codec, "-ar", 44_100, path, data=raw(range(50)))
     path.write_bytes(path.read_bytes() * 2)
     for read in (lambda: shown_numbers(path, 4), lambda: heard(path)):
         with pytest.raises(MediaError, match=r"corrupt: after 2.* s: .*were files joined"):
