@@ -46,13 +46,7 @@ def open_samples(model: str, samples: str, output: str, address: str | None) -> 
     storage = Storage()
     folder = _model_folder(model, storage)
     told = storage.read_json(f"{folder}/{FEATURES}")
-    if not isinstance(told, dict) or not told.keys() >= {
-        "features",
-        "extract",
-        "columns",
-        "targets",
-        "specs",
-    }:
+    if not isinstance(told, dict) or not told.keys() >= set(WHOLE):
         raise TableError(
             f"{folder}: does not say how its features are made (no whole {FEATURES}); train again"
         )

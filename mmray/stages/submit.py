@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import re
 import shlex
 import tempfile
 import time
@@ -182,7 +183,8 @@ def _submit_job(client: Any, **job: Any) -> str:
             return client.submit_job(**job)
         except RuntimeError as error:
             if "No available agent" not in str(error):
-                fault = str(error).strip().splitlines()[-1]
+                lines = [line for line in str(error).splitlines() if re.search(r"\w", line)]
+                fault = lines[-1].strip() if lines else "it does not say why"
                 raise PlanError(f"the Ray cluster does not take the job: {fault}") from None
             if time.monotonic() > deadline:
                 raise PlanError(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 __all__ = ["bootstrap_interval", "mean_std"]
 
@@ -38,7 +39,8 @@ def bootstrap_interval(
 
     parts_SN, wholes_SN = np.atleast_2d(parts), np.atleast_2d(wholes)
     seeds, rows = parts_SN.shape
-    names = np.arange(rows) if groups is None else np.unique(np.asarray(groups, str), return_inverse=True)[1]
+    # Numbered as they come, not by name: what a group is called draws no other resample.
+    names = np.arange(rows) if groups is None else pd.factorize(np.asarray(groups, str))[0]
     count = int(names.max()) + 1 if rows else 0
     if count < 2:
         return math.nan, math.nan

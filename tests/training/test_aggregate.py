@@ -36,6 +36,14 @@ def test_the_interval_of_equal_seeds_is_the_binomials():
     assert [low, high] == pytest.approx(wanted, abs=0.006)
 
 
+def test_what_groups_are_called_changes_no_interval():
+    rng = np.random.default_rng(0)
+    errors, group = rng.random(60), rng.integers(0, 12, 60)
+    names = rng.permutation([f"/home/{i}/clip.mp4" for i in range(12)])
+    wholes = np.ones(60)
+    assert bootstrap_interval(errors, wholes, group) == bootstrap_interval(errors, wholes, names[group])
+
+
 def clustered(
     rng: np.random.Generator, groups: int, rows: int, truth: float
 ) -> tuple[np.ndarray, np.ndarray]:
