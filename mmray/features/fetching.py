@@ -62,7 +62,11 @@ class LocalMedia:
                 self.copies.pop(uri).close()
 
     def _fetch_ahead(self) -> None:
-        while self.ahead < AHEAD and (uri := next(self.coming, None)) is not None:
+        # One alone until an object has come: refused keys end the job, and are not tried on many at once.
+        while (
+            self.ahead < (AHEAD if self.storage.has_read else 1)
+            and (uri := next(self.coming, None)) is not None
+        ):
             if uri not in self.fetches:
                 self._begun(uri)
 

@@ -83,6 +83,11 @@ class Storage:
     _read_from: set[str] = field(default_factory=set, init=False, compare=False, repr=False)
     """Buckets that gave an object."""
 
+    @property
+    def has_read(self) -> bool:
+        """Whether some bucket gave this process an object, so that its keys are not all refused."""
+        return bool(self._read_from)
+
     def filesystem(
         self, uri: str, max_attempts: int | None = None
     ) -> "tuple[fsspec.AbstractFileSystem, str]":
