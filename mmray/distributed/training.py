@@ -87,7 +87,7 @@ def other_model(config: Config, storage: Storage) -> Iterator[str | None]:
 
 def _trainer(job: Job, workers: Workers, epochs: Any) -> Any:
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # what it has to say arrives as an exception
     start_s = min(START_TIMEOUT_S, job.config.train.stall_timeout_s)
@@ -114,11 +114,37 @@ def _trainer(job: Job, workers: Workers, epochs: Any) -> Any:
             ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
-        torch_config=TorchConfig(backend="nccl" if workers.gpu else "gloo"),
+        torch_config=_group_of_what_is_there(),
     )
     # Ray's would take the first Ctrl-C for a wish and the second for nothing: this process ends, and the run.
     trainer._register_sigint_handler = lambda controller: None
     return trainer
+
+
+def _group_of_what_is_there() -> Any:
+    """A process group over nccl where every worker's torch sees its GPU, else over gloo.
+
+    Ray's own would take nccl wherever it has given GPUs, also those that torch cannot use.
+    """
+    from ray.train.torch.config import TorchConfig, _TorchBackend
+
+    class Backend(_TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+            seen = worker_group.execute(_sees_its_gpu)
+            super().on_start(worker_group, TorchConfig(backend="nccl" if all(seen) else "gloo"))
+
+    class Config(TorchConfig):
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return Backend
+
+    return Config()
+
+
+def _sees_its_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _faults_end_the_run() -> Any:
@@ -243,7 +269,7 @@ def _work(job: Job, epochs: Any, resume: str | None) -> dict[str, Any]:
 
     context, config = ray.train.get_context(), job.config
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    device = str(ray.train.torch.get_device())
+    device = str(ray.train.torch.get_device()) if _sees_its_gpu() else "cpu"
 
     def report(metrics: dict[str, float], save: Any) -> None:
         with scratch_folder() as folder:
