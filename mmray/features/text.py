@@ -1,7 +1,9 @@
 """What kinds made from texts share: their settings, how a text is cleaned, and what its words are.
 
 Cleaning takes whole words and marks out of a text and leaves every other character where it is, so that
-scripts without spaces, accents and emoji survive it.
+scripts without spaces, accents and emoji survive it. Characters are told apart by their Unicode category
+alone. What cannot be seen (soft hyphens, direction marks, byte order marks, controls) is no part of a text,
+but for joiners where they spell: in Persian, in Indic scripts, in emoji.
 """
 
 import re
@@ -13,14 +15,25 @@ from mmray.errors import MediaError
 from mmray.features.base import FeatureSettings, Step, Text
 from mmray.settings import Positive
 
-__all__ = ["ENGLISH_STOP_WORDS", "TextSettings", "as_words", "clean", "cleaned", "takes", "tokenize"]
+__all__ = ["ENGLISH_STOP_WORDS", "TextSettings", "as_words", "clean", "cleaned", "seen", "takes", "tokenize"]
 
 # Chinese and Japanese are written without spaces: each character is a word.
 _IDEOGRAPH = re.compile(
     "[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
-# Inside a word these belong to it: apostrophes (don't), joiners of Persian and Indic scripts.
-_LINKS = "'’\u200c\u200d"
+# Inside a word these belong to it (don't, col·lega, צה״ל). Source: UAX #29, MidLetter and MidNumLet.
+_LINKS = "'’·‧\u05f3\u05f4"
+_JOINERS = "\u200c\u200d"
+_JOINED = re.compile("[\u0600-\u1cff\ua800-\uabff\U00010a00-\U00011fff]")
+"""Scripts in which a joiner between two letters changes what is written."""
+_SPACELESS = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1900-\u1aaf\uaa00-\uaadf]")
+"""Scripts of South-East Asia and Tibet: between their words a space of no width may stand."""
+_SIGNS_OF_NUMBERS = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd]")
+"""Format characters that are seen. Source: Unicode, Prepended_Concatenation_Mark."""
+_TINTS = re.compile("[\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
+"""Skin tones and tags: parts of the emoji before them. Source: UTS #51."""
+_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
+"""Half a flag."""
 
 _ENGLISH = """
 a about above after again all am an and any are as at be because been before being below between both but by
@@ -81,48 +94,98 @@ def clean(
 ) -> str:
     """The text in Unicode NFC, lowered, without punctuation and symbols, without stop words, as asked for.
 
+    What cannot be seen is always taken out.
     `stop_words` are in lower case. A word or mark taken out leaves a space.
     """
-    text = unicodedata.normalize("NFC", text.lower() if lowercase else text)
+    text = seen(text.lower() if lowercase else text)
     if punctuation and not stop_words:
         return text
     kept, at = [], 0
     for start, end in _tokens(text):
         word = text[start:end]
-        mark = end - start == 1 and unicodedata.category(word)[0] in "PS"
+        mark = unicodedata.category(word[0])[0] in "PS"
         if (mark and not punctuation) or word.lower() in stop_words:
             kept.append(text[at:start])
             at = end
     return " ".join(" ".join([*kept, text[at:]]).split())
 
 
+def seen(text: str) -> str:
+    """The text in Unicode NFC without what cannot be seen; joiners stay where they spell.
+
+    A space of no width becomes a space in scripts that are written without any, and is nothing in others.
+    """
+    text = unicodedata.normalize("NFC", text)
+    if text.isascii() and text.isprintable():
+        return text
+    kept: list[str] = []
+    for at, character in enumerate(text):
+        category = unicodedata.category(character)
+        if category not in ("Cf", "Cc") or character.isspace() or _SIGNS_OF_NUMBERS.match(character):
+            kept.append(character)
+            continue
+        before, after = "".join(kept[-1:]), text[at + 1 : at + 2]
+        if character in _JOINERS and after:
+            spells = _JOINED.match(before) and _JOINED.match(after)
+            emoji = _part(before) and unicodedata.category(after) == "So"
+            if (spells and _in_word(before) and _in_word(after)) or (character == "\u200d" and emoji):
+                kept.append(character)
+        elif _TINTS.match(character) and before and _part(before):
+            kept.append(character)
+        elif character == "\u200b" and before and after and _SPACELESS.match(before + after):
+            kept.append(" ")
+    return "".join(kept)
+
+
 def tokenize(text: str, *, max_tokens: int = 256) -> list[str]:
     """Words of any script, and each mark of punctuation, symbol, Chinese or Japanese character by itself.
 
-    A word is a run of letters, digits and their combining marks, with the apostrophes inside it. The first
-    `max_tokens` are returned.
+    A word is a run of letters, digits and their combining marks, with the apostrophes inside it; a symbol
+    has its marks as well, and an emoji all its parts. The first `max_tokens` are returned.
     """
+    text = seen(text)
     return [text[start:end] for start, end in _tokens(text)][:max_tokens]
 
 
 def _tokens(text: str) -> Iterator[tuple[int, int]]:
-    """Where each token begins and ends."""
+    """Where each token of a text begins and ends."""
     start: int | None = None
+    word = False
     for at, character in enumerate(text):
-        linked = character in _LINKS and all(map(_in_word, (text[at - 1 : at], text[at + 1 : at + 2])))
-        if linked or _in_word(character):
-            start = at if start is None else start
+        before, after = text[max(at - 1, 0) : at], text[at + 1 : at + 2]
+        in_word = _in_word(character)
+        if start is not None and (
+            unicodedata.category(character)[0] == "M"
+            or (word and in_word)
+            or (word and character in _LINKS + _JOINERS and _in_word(before) and _in_word(after))
+            or (not word and _part(character) and (_TINTS.match(character) or character == "\u200d"))
+            or (not word and before == "\u200d")
+            or (_FLAG.match(character) and _FLAG.match(before) and at - start == 1)
+        ):
             continue
         if start is not None:
             yield start, at
             start = None
         # Control and formatting characters are nobody's token.
-        if not character.isspace() and unicodedata.category(character)[0] != "C":
-            yield at, at + 1
+        if not character.isspace() and (unicodedata.category(character)[0] != "C" or in_word):
+            start, word = at, in_word
     if start is not None:
         yield start, len(text)
 
 
 def _in_word(character: str) -> bool:
     """Whether a character (or none, at the ends of a text) is a letter, digit or combining mark."""
-    return character != "" and unicodedata.category(character)[0] in "LNM" and not _IDEOGRAPH.match(character)
+    if character == "" or _IDEOGRAPH.match(character):
+        return False
+    return unicodedata.category(character)[0] in "LNM" or bool(_SIGNS_OF_NUMBERS.match(character))
+
+
+def _part(character: str) -> bool:
+    """Whether a character may be part of an emoji: a symbol, a variation of one, a joiner, a tint."""
+    if character == "":
+        return False
+    return (
+        unicodedata.category(character) in ("So", "Sk", "Mn", "Me")
+        or character == "\u200d"
+        or bool(_TINTS.match(character))
+    )

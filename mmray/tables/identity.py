@@ -47,7 +47,7 @@ __all__ = [
 
 TRAINING_VERSION = 2
 """Raised when the same settings train another model, or are judged in another way, than before."""
-FEATURE_VERSION = 1
+FEATURE_VERSION = 2
 """Raised when the same settings give other numbers than before."""
 
 

@@ -1,6 +1,7 @@
 """Words of any script, cleaned or not; word vectors in every format; a model's vectors."""
 
 import struct
+import unicodedata
 
 import numpy as np
 import pytest
@@ -32,6 +33,46 @@ def test_cleaning_takes_out_what_was_asked_and_nothing_else(text, options, expec
 def test_words_of_a_clean_text():
     assert tokenize("don't stop, 好的!") == ["don't", "stop", ",", "好", "的", "!"]
     assert tokenize("a b c", max_tokens=2) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("co\u00adoperate soft\u00adly", ["cooperate", "softly"]),
+        ("\ufeffsun\u200bshine so\u2060good \u200fyes\u200e", ["sunshine", "sogood", "yes"]),
+        ("bell\x07 nul\x00l\ttab", ["bell", "null", "tab"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),  # ZWNJ spells
+        ("क्\u200dष र\u200dय", ["क्\u200dष", "र\u200dय"]),  # so does ZWJ
+        ("re\u200cadd re\u200dadd", ["readd", "readd"]),  # not in Latin
+        ("ภาษา\u200bไทย", ["ภาษา", "ไทย"]),
+        ("re\u0301sume\u0301 q\u0323\u0307", ["résumé", "q\u0323\u0307"]),
+        ("שָׁלוֹם צה״ל col·lega", ["שָׁלוֹם", "צה״ל", "col·lega"]),
+        ("I ❤\ufe0f you ☹\ufe0e", ["i", "❤\ufe0f", "you", "☹\ufe0e"]),
+        (
+            "👨\u200d👩\u200d👧👍🏽🇩🇪🇫🇷1\ufe0f\u20e3",
+            ["👨\u200d👩\u200d👧", "👍🏽", "🇩🇪", "🇫🇷", "1\ufe0f\u20e3"],
+        ),
+        ("🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f!", None),
+        ("か\u3099く", ["が", "く"]),
+        ("a=\u0338b", ["a", "≠", "b"]),
+        ("\u0606\u06dd١٢", ["\u0606", "\u06dd١٢"]),
+        ("\u00ad \u200b", []),
+    ],
+)
+def test_words_are_told_by_what_is_seen_in_every_script(text, words):
+    found = tokenize(clean(text, lowercase=True))
+    assert found == (words if words is not None else [text[:-1], "!"])
+    assert tokenize(text.lower()) == found
+
+
+def test_no_letter_of_any_script_is_lost():
+    """Every letter, digit and mark of Unicode stays in a word, alone and after another."""
+    for code in range(0x110000):
+        character = chr(code)
+        if unicodedata.category(character)[0] in "LNMS":
+            whole = unicodedata.normalize("NFC", character)
+            assert "".join(tokenize(character)) == whole
+            assert "".join(tokenize(f"x{character}")) == unicodedata.normalize("NFC", f"x{character}")
 
 
 WORDS = ["好", "don't", "a . b", "naïve"]
