@@ -231,8 +231,16 @@ def _hdf5(path: str, data: bytes) -> dict[str, Any]:
 
 
 def _json(path: str, data: bytes) -> Any:
+    """What a JSON file holds; of one with a row a line, as data sets have them by this name, its rows."""
     try:
-        return parse_json(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        try:
+            return parse_json(text)
+        except ValueError:
+            lines = [line for line in text.split("\n") if line.strip()]
+            if len(lines) < 2 or not all(line.startswith("{") for line in lines):
+                raise
+            return [parse_json(line) for line in lines]
     except ValueError as error:
         raise SamplesError(f"{path}: {str(error)[:200]}") from None
 

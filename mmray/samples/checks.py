@@ -18,7 +18,7 @@ from mmray.errors import SamplesError
 from mmray.samples.labels import LabelColumn, label, number, shown
 from mmray.samples.raw import RawRow, Reading, shown_name
 from mmray.samples.sources import Source
-from mmray.samples.split import MEDIA, group_of, split_of, split_read
+from mmray.samples.split import MEDIA, group_of, split_of, split_read, two_tests
 from mmray.storage.filesystem import Storage
 from mmray.storage.uris import (
     SCHEMES,
@@ -68,6 +68,7 @@ class CheckedRows:
         hashes = array("Q")
         whole_rows = given_split = drawn_split = False
         labels = {name: LabelColumn(name, target) for name, target in config.targets.items()}
+        spelled: set[str] = set()
 
         for raw in self.source.rows(self.storage, reading):
             if raw.damaged and config.samples.allow_damaged_shards:
@@ -80,7 +81,9 @@ class CheckedRows:
             if row_faults:
                 faults.add(raw.where, row_faults)
                 continue
-            given_split |= row["split"] is not None
+            if row["split"] is not None:
+                given_split = True
+                spelled.add(raw.values[theirs["split"]].strip().lower())
             drawn_split |= theirs["split"] not in raw.values
             hashes.append(_hash(row["sample_id"]))
             draw = row.pop("draw")
@@ -101,6 +104,7 @@ class CheckedRows:
             if given_split and drawn_split and not split.folds:
                 name = theirs["split"]
                 missing.append(f"some rows have a {name!r} and some lack it; give it to all, null for none")
+            missing += [] if split.folds else two_tests(theirs["split"], spelled)
             faults.add_first(missing)
             if not missing:
                 faults.add("", self._duplicates(hashes, theirs["sample_id"]))
@@ -198,7 +202,7 @@ class CheckedRows:
         theirs = {ours: self.config.samples.columns.get(ours, ours) for ours in _our_columns(self.config)}
         for raw in self.source.rows(self.storage, self._reading(theirs)):
             with contextlib.suppress(ValueError):  # an id of another type is a fault of its own
-                if _hash(sample_id := _whole(label(raw.values.get(column)))) in suspects:
+                if _hash(sample_id := _whole(label(raw.values.get(column)).strip())) in suspects:
                     counts[sample_id] = counts.get(sample_id, 0) + 1
                     where = places.setdefault(sample_id, [])
                     where += [raw.where] if len(where) < 5 else []

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 
+from mmray.samples.manifest import EXTENSIONS
 from mmray.samples.raw import FIELDS, LABEL, TEXT, File, RawRow, Reading, medium_of, row_of_files, shown_name
 from mmray.storage.filesystem import Storage
 from mmray.storage.uris import parent
@@ -16,7 +17,10 @@ from mmray.storage.uris import parent
 __all__ = ["folder_rows"]
 
 SAMPLES_AT_ONCE = 1024
-JUNK = ("thumbs.db", "desktop.ini", "icon\r", "~$", "__macosx")
+JUNK = (
+    *("thumbs.db", "desktop.ini", "icon\r", "~$", "__macosx", "@eadir", "$recycle.bin", "lost+found"),
+    "system volume information",
+)
 PROSE = ("readme", "license", "licence", "copying", "notice", "changelog")
 
 
@@ -46,7 +50,10 @@ def folder_rows(
             return RawRow(shown_name(key), {}, fault="its name is not UTF-8; rename it")
         found = row_of_files(shown_name(key), key, own, reading, parent(own[0].uri))
         if label_from_folder and "/" in key and not found.fault:
-            found.values.setdefault(label_from_folder, key.split("/")[-2])
+            name = key.split("/")[-2]
+            if str(found.values.setdefault(label_from_folder, name)) != name:
+                told = f"samples whose JSON has another {label_from_folder!r} than their folder: it is taken"
+                reading.note(told, shown_name(key))
         return found
 
     keys = iter(samples)
@@ -68,6 +75,9 @@ def _samples(base: str, files: Sequence[str] | dict[str, int], reading: Reading)
             found.setdefault(key, []).append(uri)
         elif extension in (TEXT, FIELDS, LABEL):
             others.setdefault(key, []).append(uri)
+        elif extension in EXTENSIONS:
+            told = f"tables (.{extension}), left out; to read one, name it as samples.manifest"
+            reading.note(told, shown_name(name))
         else:
             kind = f".{extension}" if extension else "no extension"
             reading.note(f"files of a kind that is not known ({kind}), left out", shown_name(name))

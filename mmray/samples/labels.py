@@ -144,10 +144,13 @@ class LabelColumn:
             notes.append(f"{self.name}: class {name!r} is written as {told}: taken as one class")
         alike: defaultdict[str, list[str]] = defaultdict(list)
         for name in self._spelled:
-            alike[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+            alike[_as_seen(name)].append(name)
         for names in [names for names in alike.values() if len(names) > 1][:5]:
             told = ", ".join(f"{name!r} ({self._spelled[name].total()})" for name in names)
-            notes.append(f"{self.name}: {told} differ in case or spaces only: taken as different classes")
+            notes.append(
+                f"{self.name}: {told} differ in case, spaces or invisible characters only: taken as "
+                "different classes"
+            )
         return notes
 
     def _stands_for_nothing(self, text: str) -> bool:
@@ -213,6 +216,12 @@ class LabelColumn:
     def _how_sets_are_given(self) -> str:
         kind = "" if pa.types.is_list(self.kind) else " of a target of kind multilabel"
         return f"give the labels{kind} as a|b, or as a list in JSON or Parquet"
+
+
+def _as_seen(name: str) -> str:
+    """What is left of a class without what one does not see: its case, spaces, invisible characters."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join("".join(letter for letter in plain if unicodedata.category(letter) != "Cf").split())
 
 
 def _bit(value: Any) -> bool | None:

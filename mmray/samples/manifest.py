@@ -78,7 +78,7 @@ def _entries(
     filesystem, path = storage.filesystem(manifest)
     with storage.faults(manifest), filesystem.open(path, "rb") as opened:
         encoding = (config and config.encoding) or "utf-8"
-        if fault := _strange_encoding(opened, encoding):  # pyright: ignore[reportArgumentType]
+        if fault := _strange_start(opened, encoding):  # pyright: ignore[reportArgumentType]
             yield "", fault
         elif extension in ("jsonl", "ndjson"):
             yield from _jsonl(opened, encoding, reading)  # pyright: ignore[reportArgumentType]
@@ -90,11 +90,29 @@ def _entries(
 # ------------------------------------------------------------------------------------ lines of text
 
 
-def _strange_encoding(opened: IO[bytes], encoding: str) -> str | None:
+NO_TEXTS = {
+    b"\x1f\x8b": "is compressed (gzip): unpack it",
+    b"BZh": "is compressed (bzip2): unpack it",
+    b"\x28\xb5\x2f\xfd": "is compressed (zstd): unpack it",
+    b"\xfd7zXZ": "is compressed (xz): unpack it",
+    b"PK\x03\x04": "is a zip archive, or a spreadsheet: write its table as .csv",
+    b"PAR1": "is Parquet: name it .parquet",
+    b"ARROW1": "is Arrow IPC: write it as .parquet",
+    b"\xd0\xcf\x11\xe0": "is a spreadsheet: write its table as .csv",
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file: run `git lfs pull`",
+}
+"""How files begin that are no text with rows → what they are, and what to do."""
+
+
+def _strange_start(opened: IO[bytes], encoding: str) -> str | None:
     """What is wrong with a text's first bytes, which are then read again."""
-    start = opened.read(4)
+    start = opened.read(64)
     opened.seek(0)
-    if encoding.startswith("utf-8") and (start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start):
+    if told := next((why for magic, why in NO_TEXTS.items() if start.startswith(magic)), None):
+        return told
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is HTML or XML, perhaps the page of an error: look into it"
+    if encoding.startswith("utf-8") and (start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start[:4]):
         return "is UTF-16, not UTF-8: set samples.encoding: utf-16"
     if encoding == "utf-16" and start[:3] == b"\xef\xbb\xbf":
         return "is UTF-8: leave samples.encoding out"
@@ -223,6 +241,8 @@ def _strange_header(header: Sequence[str], delimiter: str, reading: Reading) -> 
     """Why the rows below a header cannot be told apart by it."""
     if twice := _twice(header, reading):
         return twice
+    if header[0].startswith(("{", "[")):
+        return "is JSON: name it .jsonl (a row a line) or .json"
     for other, name in ((";", "semicolons (;)"), ("\t", "tabs"), ("|", "bars (|)"), (",", "commas")):
         if len(header) == 1 and other != delimiter and other in header[0]:
             setting = {"\t": r'"\t"'}.get(other, f'"{other}"')

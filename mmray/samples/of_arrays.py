@@ -9,10 +9,13 @@ import json
 from mmray.config import Config
 from mmray.errors import SamplesError
 from mmray.samples.arrays import is_manifest, read_arrays
+from mmray.samples.checks import plan_sources
 from mmray.samples.imported import samples
 from mmray.samples.index import Index, make_index
+from mmray.samples.split import MEDIA
 from mmray.samples.trees import Arrays
 from mmray.storage.filesystem import Storage
+from mmray.storage.uris import absolute, join, parent
 
 __all__ = ["names_of", "project_index"]
 
@@ -30,7 +33,11 @@ def project_index(config: Config, storage: Storage, sources: dict[str, Arrays] |
     if sources is not None:
         sources[manifest] = source
     sets = [name for name, target in config.targets.items() if target.kind == "multilabel"]
-    rows = samples(source, config.samples.columns, list(config.targets), sets, config.samples.keep)
+    keep = [*config.samples.keep, *plan_sources(config)]
+    rows = samples(source, config.samples.columns, list(config.targets), sets, keep)
+    folder = parent(absolute(manifest))
+    for row in rows:
+        row |= {medium: join(folder, row[medium]) for medium in MEDIA if isinstance(row.get(medium), str)}
     written = config.path("samples", "_source.jsonl")
     content = "".join(json.dumps(row, default=str) + "\n" for row in rows).encode()
     if not storage.exists(written) or storage.read(written) != content:

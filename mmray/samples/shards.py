@@ -138,7 +138,8 @@ def _scan(opened: Any, size: int, members: list[_Member], links: dict[int, str])
                     return f"damaged: {shown_name(last)} has an impossible size ({member.size} bytes)"
                 end = archive.offset
                 is_link = member.islnk() or member.issym()
-                if not is_link and member.offset_data + member.size > size:
+                stored = 0 if is_link or member.issparse() else member.size
+                if member.offset_data + stored > size:
                     cut = _split_name(last)[0]  # a part of a sample is none
                     members[:] = [member for member in members if _split_name(member.name)[0] != cut]
                     return f"the shard is cut inside {shown_name(last)}, at byte {size}"

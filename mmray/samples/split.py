@@ -12,7 +12,7 @@ are `leaks`.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +23,17 @@ from mmray.config.samples import IdPattern, SplitConfig
 from mmray.errors import SamplesError
 from mmray.samples.labels import label, shown
 
-__all__ = ["SPLITS", "Group", "Leak", "group_of", "leaks", "refuse_leaks", "split_of", "split_read"]
+__all__ = [
+    "SPLITS",
+    "Group",
+    "Leak",
+    "group_of",
+    "leaks",
+    "refuse_leaks",
+    "split_of",
+    "split_read",
+    "two_tests",
+]
 
 SPLITS = ("train", "val", "test")
 NAMES = {
@@ -45,6 +55,15 @@ def split_read(value: str) -> str:
     if found := _SPLIT.get(value.strip().lower()):
         return found
     raise ValueError(f"{shown(value)} is not one of {', '.join(SPLITS)}")
+
+
+def two_tests(column: str, spelled: Collection[str]) -> list[str]:
+    """The fault of a column, its splits spelled so in small letters, in which `eval` may mean validation."""
+    evals = sorted(name for name in spelled if name.startswith("eval"))
+    tests = sorted(name for name in spelled if _SPLIT.get(name) == "test" and name not in evals)
+    if not evals or not tests:
+        return []
+    return [f"{column}: is {evals[0]!r} beside {tests[0]!r} validation or test? Name it val or test"]
 
 
 class Group(NamedTuple):

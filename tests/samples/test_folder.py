@@ -95,6 +95,7 @@ def test_files_that_are_no_media_are_no_samples_and_named(tmp_path, read: Read):
         "README.txt",
         "README.md",
         "labels.csv",
+        "@eaDir/e.mp4",
         "h/b.txt",
         "h/.c.mp4",
         "h/._a.mp4",
@@ -115,6 +116,7 @@ def test_files_that_are_no_media_are_no_samples_and_named(tmp_path, read: Read):
     assert set(found.rows) == {"h/a"}
     assert "files of a kind that is not known (.braw), left out: 2 (h/d.braw, h/e.braw)" in found.said
     assert "(no extension), left out: 1 (h/noextension)" in found.said
+    assert "to read one, name it as samples.manifest: 1 (labels.csv)" in found.said
     assert "(.txt) without a medium of their name, left out: 2 (README.txt, h/b.txt)" in found.said
     assert "pipes, devices and sockets, left out: 1 (h/pipe.mp4)" in found.said
     assert "h/b" in read(samples(tmp_path), WORDS).rows, "a text is one where texts are asked for"

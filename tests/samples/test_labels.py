@@ -62,11 +62,13 @@ def test_true_and_false_beside_0_and_1_are_refused(other):
 
 def test_classes_that_look_alike_are_told_and_stay_apart():
     found, labels = read(
-        "classification", ["Happy", "happy", "happy", "very  sad", "very sad", " calm", "calm"]
+        "classification",
+        ["Happy", "happy", "happy", "very  sad", "very sad", " calm", "calm", "sly\u200b", "sly"],
     )
-    assert len(set(found)) == 5
+    assert len(set(found)) == 7
     told = "\n".join(labels.notes())
-    assert "'Happy' (1), 'happy' (2) differ in case or spaces only" in told
+    assert "'Happy' (1), 'happy' (2) differ in case, spaces or invisible characters only" in told
+    assert "'sly\\u200b' (1), 'sly' (1)" in told
     assert "'very  sad' (1), 'very sad' (1)" in told
     assert "class 'calm' is written as" in told
 

@@ -1,10 +1,16 @@
 """Manifests as people have them: each odd line is a row, or a fault with its line."""
 
+import bz2
+import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pytest
 
+from mmray.config import as_config
+from mmray.samples.of_arrays import project_index
+from mmray.storage.filesystem import Storage
 from tests.samples.conftest import WORDS, Read
 
 HEADER = "sample_id,text,label\n"
@@ -219,3 +225,46 @@ def test_further_columns_are_kept_as_text(tmp_path, read: Read):
     assert rows["a"]["tags"] == '["x", "é"]'
     found = read({**samples, "keep": ["height"]}, WORDS)
     assert "no column 'height', which samples.keep names" in found.said
+
+
+def test_ids_that_differ_in_the_spaces_around_them_are_one_id(tmp_path, read: Read):
+    found = read(manifest(tmp_path, "m.jsonl", lines(row("a "), row("b"), row("a"))), WORDS)
+    assert "sample_id 'a' stands at line 1, line 3" in found.said
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (gzip.compress(b"x"), "gzip"),
+        (bz2.compress(b"x"), "bzip2"),
+        (lzma.compress(b"x"), "xz"),
+        (b"PK\x03\x04" + bytes(60), "spreadsheet"),
+        (b"PAR1" + bytes(60), "name it .parquet"),
+        (b"\xef\xbb\xbf \n<!DOCTYPE html><html>", "HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b'{"sample_id": "a", "text": "x"}\n{"sample_id": "b", "text": "x"}\n', "is JSON: name it .jsonl"),
+    ],
+)
+def test_a_manifest_that_is_another_kind_of_file_is_named(tmp_path, read: Read, start, said):
+    assert said in read(manifest(tmp_path, "m.csv", start), WORDS).said
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps([{"sample_id": "a", "text": "x y", "video": "v/a.mp4"}, {"sample_id": "b", "text": "z"}]),
+        json.dumps({"a": {"text": "x y", "video": "v/a.mp4"}, "b": {"text": "z"}}),
+        lines('{"sample_id": "a", "text": "x y", "video": "v/a.mp4"}', '{"sample_id": "b", "text": "z"}'),
+    ],
+    ids=["rows", "by id", "lines"],
+)
+def test_json_of_rows_is_a_manifest(tmp_path, content):
+    source = manifest(tmp_path, "m.json", content)
+    features = WORDS | {"face": {"kind": "frames", "size": 32}}
+    config = as_config({"output": str(tmp_path / "out"), "samples": source, "features": features})
+    storage = Storage(config.storage)
+    found = project_index(config, storage).small(storage, ["sample_id", "text", "video"]).to_pylist()
+    assert found == [
+        {"sample_id": "a", "text": "x y", "video": str(tmp_path / "v/a.mp4")},
+        {"sample_id": "b", "text": "z", "video": None},
+    ]

@@ -1,6 +1,8 @@
 """Shards whose members are links, odd, or lies; tar archives that are cut anywhere end in one line."""
 
 import io
+import os
+import subprocess
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +88,18 @@ def test_sparse_members_are_refused_by_name(tmp_path, read: Read):
     found = read({"shards": str(path)}, targets=CLS)
     assert found.refused
     assert "b.mp4: is stored without its holes" in found.said
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_a_sparse_member_larger_than_its_shard_is_not_taken_for_a_cut(tmp_path, read: Read, form):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    os.truncate(tmp_path / "a.mp4", 50_000_000)
+    (tmp_path / "b.mp4").write_bytes(b"y")
+    made = ["tar", "--sparse", f"--format={form}", "-cf", "s.tar", "a.mp4", "b.mp4"]
+    subprocess.run(made, cwd=tmp_path, check=True)
+    found = read({"shards": str(tmp_path / "s.tar")}, targets=CLS)
+    assert "a.mp4: is stored without its holes" in found.said
+    assert "cut" not in found.said
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT])

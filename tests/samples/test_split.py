@@ -133,6 +133,12 @@ def samples_of(rows: list[tuple[str | None, str, str | None]]) -> pa.Table:
     )
 
 
+def test_eval_beside_test_may_be_validation_and_is_refused(tmp_path, read: Read):
+    rows = [{"sample_id": name, "split": name} for name in ("train", "Eval", "test")]
+    assert "is 'eval' beside 'test' validation or test?" in read(manifest(tmp_path, rows), WORDS).said
+    assert read(manifest(tmp_path, rows[:2]), WORDS).rows["Eval"]["split"] == "test"
+
+
 def test_groups_and_media_in_two_splits_are_counted():
     rows = [
         ("train", "ada", "1.mp4"), ("train", "ada", "1.mp4"), ("test", "ada", "2.mp4"),
