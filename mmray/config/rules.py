@@ -73,6 +73,8 @@ def _incomparable(config: Config) -> list[tuple[str, str]]:
     models = {f"models.{name}": dict(changes) for name, changes in config.compare.models.items()}
     variants = {f"variants.{i}": dict(changes) for i, changes in enumerate(config.compare.variants)}
     faults = []
+    if config.compare.folds and not config.samples.split.folds:
+        faults.append(("compare.folds", "needs samples.split.folds: into how many the samples are drawn"))
     for where, changes in models.items():
         features = changes.pop("features", list(config.features))
         if not isinstance(features, list) or not features or not {*features} <= config.features.keys():

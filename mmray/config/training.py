@@ -110,6 +110,11 @@ class CompareConfig(Section):
     them only; default: the config's own model."""
     gpus_per_run: Annotated[Annotated[float, Field(ge=0)] | Auto, FREE] = "auto"
     """A share of a GPU, or whole ones; auto: a quarter where there are any; 0: runs see none."""
+    yardsticks: list[Literal["svm", "logistic"]] = []
+    """Models of scikit-learn on the same rows, of each feature alone and of all: C, components, centring and
+    way of fusing chosen on validation. Of targets that are classes or numbers."""
+    folds: bool = False
+    """Every model on each of `samples.split.folds` in turn; their test rows are judged together."""
     variants: list[dict[str, Any]] = []
     """Settings to try, each a dict as above: every model keeps the variant with the best mean `monitor` on
     the validation split; default: the settings as they are."""

@@ -74,7 +74,7 @@ class Row:
         )
 
 
-NOTES = ("validation", "parameters", "seconds", "settings")
+NOTES = ("validation", "parameters", "seconds", "chosen", "single", "difference", "settings")
 
 
 def _defined(value: float | None) -> float | None:
@@ -133,12 +133,16 @@ class ResultsTable:
         """For a README: the main metrics, and what it took."""
         with_settings = any(row.notes.get("settings") for row in self.rows)
         settings = ["settings"] if with_settings else []
-        lines = [[self.first, "n", "seeds", *self.main, "parameters", "seconds", *settings]]
+        different = list(dict.fromkeys(name for row in self.rows for name in row.notes.get("difference", {})))
+        ahead = [f"{name} − best single" for name in different]
+        lines = [[self.first, "n", "seeds", *self.main, *ahead, "parameters", "seconds", *settings]]
         lines.append(["---"] + ["---:"] * (len(lines[0]) - 1))
         for row in self.rows:
             parameters, seconds = row.notes.get("parameters"), row.notes.get("seconds")
-            cells = [row.model, str(row.n), _text(row.seeds)]
+            name = f"**{row.model}** (chosen)" if row.notes.get("chosen") else row.model
+            cells = [name, str(row.n), _text(row.seeds)]
             cells += [str(self._score(row, name)) for name in self.main]
+            cells += [_signed(row.notes.get("difference", {}).get(name)) for name in different]
             cells += ["–" if parameters is None else f"{parameters:,}", _text(seconds)]
             if with_settings:
                 cells.append(", ".join(f"{k}={v}" for k, v in row.notes.get("settings", {}).items()))
@@ -164,7 +168,9 @@ class ResultsTable:
                 low, high = score.interval or (None, None)
                 line |= {f"{name} low": low, f"{name} high": high}
         settings = row.notes.get("settings", {})
-        notes = {key: row.notes[key] for key in NOTES[:-1] if key in row.notes}
+        notes = {key: row.notes[key] for key in NOTES[:4] if key in row.notes}
+        for name, (value, low, high) in row.notes.get("difference", {}).items():
+            notes |= {f"{name} ahead": value, f"{name} ahead low": low, f"{name} ahead high": high}
         return line | notes | {"settings": " ".join(f"{key}={value}" for key, value in settings.items())}
 
     def to_html(self) -> Markup:
@@ -196,6 +202,14 @@ class ResultsTable:
 
     def _score(self, row: Row, name: str) -> Score:
         return row.scores.get(name, Score(None))
+
+
+def _signed(difference: Sequence[float | None] | None) -> str:
+    """A difference and its interval."""
+    if not difference or difference[0] is None:
+        return "–"
+    value, low, high = difference
+    return f"{value:+.3f}" + ("" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]")
 
 
 def _text(value: Any) -> str:

@@ -177,6 +177,14 @@ class FittedTarget(ABC):
         """The same with a temperature of 1: outputs as they are."""
         return self
 
+    def averaged(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """The outputs [N, C] that say the mean of what several models' outputs [N, C] say, uncalibrated.
+
+        Of numbers the mean; of probabilities the mean as well, as logits (Lakshminarayanan, Pritzel and
+        Blundell 2017, "Simple and scalable predictive uncertainty estimation using deep ensembles").
+        """
+        return np.mean(outputs, axis=0)
+
     def metrics(self, predicted: Predicted, truth: np.ndarray) -> dict[str, float]:
         """{name: value} for all `metric_names`, of encoded truths that are all known; NaN: undefined."""
         if not len(truth):

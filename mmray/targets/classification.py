@@ -1,7 +1,7 @@
 """One of several classes: a softmax, cross-entropy, and a temperature that says how sure it is."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -22,7 +22,7 @@ from mmray.targets.base import (
     known,
     require_classes,
 )
-from mmray.targets.metrics import class_metrics, confusion_matrix, log_softmax
+from mmray.targets.metrics import class_metrics, confusion_matrix, log_mean_exp, log_softmax
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -151,6 +151,10 @@ class FittedClassification(FittedTarget):
     def uncalibrated(self) -> Self:
         """With a temperature of 1."""
         return dataclasses.replace(self, temperature=1.0)
+
+    def averaged(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """The logarithm of the mean probabilities."""
+        return log_mean_exp([log_softmax(y) for y in outputs])
 
     def _metrics(self, predicted: Predicted, truth: np.ndarray) -> dict[str, float]:
         assert predicted.probabilities is not None

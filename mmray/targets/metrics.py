@@ -7,6 +7,7 @@ Shapes: N rows, C classes.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,6 +22,7 @@ __all__ = [
     "confusion_matrix",
     "label_metrics",
     "level_metrics",
+    "log_mean_exp",
     "log_sigmoid",
     "log_softmax",
     "number_metrics",
@@ -51,6 +53,11 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def log_sigmoid(logits: np.ndarray) -> np.ndarray:
     """Log 1 / (1 + e^-x), of the type of x."""
     return np.minimum(logits, 0) - np.log1p(np.exp(-np.abs(logits)))
+
+
+def log_mean_exp(logs: Sequence[np.ndarray]) -> np.ndarray:
+    """Logarithms of equal shape → the logarithm of the mean of what they are of."""
+    return np.logaddexp.reduce(logs, axis=0) - np.float32(math.log(len(logs)))
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -22,7 +22,7 @@ from mmray.targets.base import (
     known,
     require_classes,
 )
-from mmray.targets.metrics import label_metrics, log_sigmoid
+from mmray.targets.metrics import label_metrics, log_mean_exp, log_sigmoid
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -147,6 +147,11 @@ class FittedMultilabel(FittedTarget):
     def uncalibrated(self) -> Self:
         """With a temperature of 1."""
         return dataclasses.replace(self, temperature=1.0)
+
+    def averaged(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """The log odds of the mean probabilities."""
+        yes, no = (log_mean_exp([log_sigmoid(sign * y) for y in outputs]) for sign in (1, -1))
+        return yes - no
 
     def _metrics(self, predicted: Predicted, truth: np.ndarray) -> dict[str, float]:
         assert predicted.probabilities is not None

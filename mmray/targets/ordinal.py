@@ -1,6 +1,6 @@
 """One of several ordered levels: the logits of being above each threshold (CORAL)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -24,6 +24,8 @@ from mmray.targets.metrics import (
     SENTIMENT_METRICS,
     confusion_matrix,
     level_metrics,
+    log_mean_exp,
+    log_sigmoid,
     number_metrics,
     sentiment_metrics,
     sigmoid,
@@ -144,6 +146,11 @@ class FittedOrdinal(FittedTarget):
         if self.target.classes:
             return Predicted((outputs > 0).sum(1), p)
         return Predicted(sigmoid(outputs.astype(np.float64)).sum(1) - SENTIMENT, p)
+
+    def averaged(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """The log odds of the mean probabilities."""
+        yes, no = (log_mean_exp([log_sigmoid(sign * y) for y in outputs]) for sign in (1, -1))
+        return yes - no
 
     def _metrics(self, predicted: Predicted, truth: np.ndarray) -> dict[str, float]:
         if self.target.classes:

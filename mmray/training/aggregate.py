@@ -1,9 +1,9 @@
-"""Rows and seeds of a model on the same test split → mean, standard deviation, interval.
+"""Rows and seeds of a model on the same test split → mean, standard deviation, interval, difference.
 
 The main metric of every target is a ratio of sums over rows (accuracy: right / 1; F1 of labels:
 2 TP / (2 TP + FP + FN)), so that a bootstrap can resample the rows' own parts.
 
-Shapes: N rows, S seeds.
+Shapes: N rows, S seeds, G groups.
 """
 
 import math
@@ -12,15 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["bootstrap_interval", "mean_std"]
+__all__ = ["bootstrap_difference", "bootstrap_interval", "expected_best", "mean_std"]
+
+Groups = Sequence[object] | np.ndarray | None
+Scores = tuple[np.ndarray, np.ndarray]
+"""`FittedTarget.row_scores` of a model [N], or of one a seed on the same rows [S, N]."""
 
 
 def bootstrap_interval(
-    parts: np.ndarray,
-    wholes: np.ndarray,
-    groups: Sequence[object] | np.ndarray | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
+    parts: np.ndarray, wholes: np.ndarray, groups: Groups = None, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % interval of sum(parts) / sum(wholes), over resamples of groups of rows.
 
@@ -35,27 +35,53 @@ def bootstrap_interval(
     pigeonhole bootstrap". The percentiles are those of Hesterberg 2015, "What teachers should know about the
     bootstrap", which widen it where groups are few: norm.cdf(±√(G / (G - 1)) t(0.975, G - 1)).
     """
-    from scipy import stats
+    ratios, count = _resampled([(parts, wholes)], groups, resamples, seed)
+    return _percentiles(ratios[0], count)
 
-    parts_SN, wholes_SN = np.atleast_2d(parts), np.atleast_2d(wholes)
-    seeds, rows = parts_SN.shape
+
+def bootstrap_difference(
+    model: Scores, other: Scores, groups: Groups = None, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of the first model's ratio minus the second's on the same rows, resampled together.
+
+    A row that is hard for both moves neither difference: the interval is narrower than those of the two
+    models suggest. Each model's seeds are resampled by themselves. Otherwise as `bootstrap_interval`.
+    """
+    ratios, count = _resampled([model, other], groups, resamples, seed)
+    return _percentiles(ratios[0] - ratios[1], count)
+
+
+def _resampled(models: Sequence[Scores], groups: Groups, resamples: int, seed: int) -> tuple[np.ndarray, int]:
+    """Each model's ratio in each resample [models, resamples], and G; NaN where there are fewer than two."""
+    scores = [(np.atleast_2d(parts), np.atleast_2d(wholes)) for parts, wholes in models]
+    rows = scores[0][0].shape[1]
     # Numbered as they come, not by name: what a group is called draws no other resample.
     names = np.arange(rows) if groups is None else pd.factorize(np.asarray(groups, str))[0]
     count = int(names.max()) + 1 if rows else 0
+    ratios = np.full((len(models), resamples), math.nan)
     if count < 2:
-        return math.nan, math.nan
-    parts_SG = np.stack([np.bincount(names, row, count) for row in parts_SN])
-    wholes_SG = np.stack([np.bincount(names, row, count) for row in wholes_SN])
+        return ratios, count
+    by_group = [
+        tuple(np.stack([np.bincount(names, row, count) for row in x]) for x in pair) for pair in scores
+    ]
     rng = np.random.default_rng(seed)
-    ratios = np.empty(resamples)
     for i in range(resamples):
         times = np.bincount(rng.integers(count, size=count), minlength=count)
-        drawn = rng.integers(seeds, size=seeds)
-        wholes_S = wholes_SG @ times
-        ratios_S = np.divide(parts_SG @ times, wholes_S, out=np.zeros(seeds), where=wholes_S > 0)
-        ratios[i] = ratios_S[drawn].mean()
+        for model, (parts_SG, wholes_SG) in enumerate(by_group):
+            seeds = len(parts_SG)
+            wholes_S = wholes_SG @ times
+            ratios_S = np.divide(parts_SG @ times, wholes_S, out=np.zeros(seeds), where=wholes_S > 0)
+            ratios[model, i] = ratios_S[rng.integers(seeds, size=seeds)].mean()
+    return ratios, count
+
+
+def _percentiles(values: np.ndarray, count: int) -> tuple[float, float]:
+    from scipy import stats
+
+    if count < 2:
+        return math.nan, math.nan
     tail = stats.norm.cdf(-math.sqrt(count / (count - 1)) * stats.t.ppf(0.975, count - 1))
-    low, high = np.percentile(ratios, [100 * tail, 100 * (1 - tail)])
+    low, high = np.percentile(values, [100 * tail, 100 * (1 - tail)])
     return float(low), float(high)
 
 
@@ -65,3 +91,18 @@ def mean_std(values: Sequence[float | None]) -> tuple[float, float]:
     if not len(numbers):
         return math.nan, math.nan
     return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
+
+
+def expected_best(values: Sequence[float], *, lower_is_better: bool) -> list[float]:
+    """The best of 1, 2, … n trials that one would expect, from what n independent ones found.
+
+        E[max of k] = sum over i of v_i ((i / n)^k - ((i - 1) / n)^k),   v_1 ≤ … ≤ v_n
+
+    Dodge et al. 2019, "Show your work: improved reporting of experimental results": how much of a result is
+    due to the number of trials.
+    """
+    sign = -1 if lower_is_better else 1
+    found = np.sort(sign * np.asarray(values, dtype=float))
+    n = len(found)
+    share, before = np.arange(1, n + 1) / n, np.arange(n) / n
+    return [float(sign * (found * (share**k - before**k)).sum()) for k in range(1, n + 1)]

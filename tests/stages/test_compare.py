@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmray.config import load_config
 from mmray.errors import ConfigError
 from mmray.results.table import ResultsTable
 from mmray.stages.compare import compare, planned_runs, table_rows
@@ -39,12 +40,15 @@ def runs_in(config) -> dict[str, dict]:
 def test_the_table_is_what_its_runs_say_and_one_model_more_trains_that_model_only(table_project):
     # A sweep's setting that one of the models does not have is no fault of the comparison.
     sweep = "tune.space={model.fusion.hidden: {choice: [8, 16]}}"
-    settings = ["train.epochs=3", "compare.seeds=[0, 1]", sweep, MODELS]
+    settings = ["train.epochs=3", "compare.seeds=[0, 1]", sweep, MODELS, "compare.yardsticks=[logistic]"]
     config = table_project(*settings)
     summary = compare(config)
-    assert (summary["runs"], summary["runs_now"]) == (10, 10)
+    assert (summary["runs"], summary["runs_now"], summary["failed"]) == (13, 13, {})
     rows = {row["model"]: row for row in summary["rows"]}
-    assert list(rows) == ["majority", "voice only", "words only", "concat", "late", "voice_mlp"]
+    trained = ["voice only", "words only", "concat", "late", "voice_mlp"]
+    yardsticks = ["logistic, voice only", "logistic, words only", "logistic"]
+    ensembles = [f"{model}, ensemble of 2" for model in trained]
+    assert list(rows) == ["majority", *trained, *yardsticks, *ensembles]
     runs = runs_in(config)
     test_rows = read(config)["split"].to_pylist().count("test")
     output = Path(summary["output"])
@@ -70,6 +74,25 @@ def test_the_table_is_what_its_runs_say_and_one_model_more_trains_that_model_onl
         assert f"{told['mean']:.3f} ± {told['std']:.3f} [{low:.3f}, {high:.3f}]" in cells
         assert float(lines["concat"][f"{target}/{metric} mean"]) == told["mean"]
     assert rows["voice_mlp"]["features"] == ["voice"]
+    # What is held against what, and what is marked, follows from validation alone: the lowest loss.
+    single = min(("voice only", "words only", "voice_mlp"), key=lambda model: rows[model]["validation"])
+    of_one = [m for m in rows if len(rows[m]["features"]) == 1 and not m.startswith("logistic")]
+    best_single = min(of_one, key=lambda model: rows[model]["validation"])
+    assert best_single in (single, *(m for m in ensembles))
+    assert [model for model in rows if rows[model].get("single")] == [best_single]
+    judged = [model for model in rows if rows[model]["validation"] and not model.startswith("logistic")]
+    chosen = min(judged, key=lambda model: rows[model]["validation"])
+    assert [model for model in rows if rows[model].get("chosen")] == [chosen]
+    assert chosen in summary["notes"][0]
+    for model in ("concat", "late", "logistic", "concat, ensemble of 2"):
+        ahead, low, high = rows[model]["difference"]["emotion/accuracy"]
+        means = [rows[m]["metrics"]["emotion/accuracy"]["mean"] for m in (model, best_single)]
+        assert ahead == pytest.approx(means[0] - means[1])
+        assert low <= ahead <= high
+    assert not rows["voice only"]["difference"]
+    # The answer needs both: another library's model finds that out as well.
+    both = rows["logistic"]["metrics"]["emotion/accuracy"]["mean"]
+    assert both > rows["logistic, voice only"]["metrics"]["emotion/accuracy"]["mean"] + 0.2
     assert rows["late"]["parameters"] != rows["concat"]["parameters"]
 
     assert all("concat" in (output / f"compare-{name}.svg").read_text() for name in ("emotion", "score"))
@@ -81,6 +104,33 @@ def test_the_table_is_what_its_runs_say_and_one_model_more_trains_that_model_onl
     summary = compare(config)
     assert (summary["runs"], summary["runs_now"]) == (12, 2)
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_over_folds_every_row_is_judged_once(table_project):
+    config = table_project()
+    manifest = Path(str(config.samples.manifest))
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    manifest.write_text(
+        "".join(json.dumps({k: v for k, v in r.items() if k != "split"}) + "\n" for r in rows)
+    )
+    split = "samples.split={folds: 3, fold: 1}"
+    more = (
+        split,
+        "train.epochs=2",
+        "compare={seeds: [0], folds: true, models: {late: {model.fusion.kind: late}}}",
+    )
+    config = load_config(str(manifest).replace(".jsonl", ".yaml"), more)
+    summary = compare(config)
+    assert summary["runs"] == summary["runs_now"] == 9
+    by_model = {row["model"]: row for row in summary["rows"]}
+    assert by_model["late"]["n"] == len(rows)
+    assert (by_model["late"]["seeds"], by_model["late"]["folds"]) == (1, 3)
+    of_late = [run["test"]["emotion"] for run in runs_in(config).values() if run["model"] == "late"]
+    right = sum(sum(report["scores"][0]) for report in of_late)
+    assert by_model["late"]["metrics"]["emotion/accuracy"]["mean"] == pytest.approx(right / len(rows))
+    assert read(config)["split"].to_pylist().count("test") < len(rows) / 2, "the index is as the config says"
+    assert compare(config)["runs_now"] == 0
 
 
 def test_a_variant_is_chosen_by_its_mean_on_validation_alone(table_project):

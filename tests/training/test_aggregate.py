@@ -1,5 +1,6 @@
 """Figures over seeds against closed forms."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,7 +8,12 @@ import pytest
 from scipy import stats
 
 from mmray.targets import ClassificationTarget, RegressionTarget
-from mmray.training.aggregate import bootstrap_interval, mean_std
+from mmray.training.aggregate import (
+    bootstrap_difference,
+    bootstrap_interval,
+    expected_best,
+    mean_std,
+)
 
 
 def test_mean_and_standard_deviation_are_over_n_minus_one():
@@ -82,3 +88,24 @@ def test_groups_of_one_row_are_rows_and_one_group_says_nothing():
     assert bootstrap_interval(right, ones, ["a", "b", "c", "d"]) == bootstrap_interval(right, ones)
     assert all(map(math.isnan, bootstrap_interval(right, ones, ["a"] * 4)))
     assert all(map(math.isnan, bootstrap_interval(np.zeros(0), np.zeros(0))))
+
+
+def test_a_difference_is_of_the_same_rows():
+    """Two models that are right on the same 300 rows but for 8: McNemar's normal interval, not the
+    binomials'."""
+    a = (np.arange(400) < 300).astype(float)
+    b = a.copy()
+    b[[1, 2, 3, 4, 5, 6]], b[[398, 399]] = 0, 1
+    wholes = np.ones(400)
+    low, high = bootstrap_difference((a, wholes), (b, wholes), resamples=4000)
+    spread = 1.96 * math.sqrt(8 - 4**2 / 400) / 400
+    assert [low, high] == pytest.approx([0.01 - spread, 0.01 + spread], abs=0.003)
+    assert bootstrap_difference((a, wholes), (a, wholes)) == (0, 0)
+
+
+def test_the_best_one_would_expect_of_k_trials_is_the_mean_over_all_draws_of_k():
+    values = [0.3, 0.9, 0.5, 0.5]
+    for lower in (True, False):
+        best = min if lower else max
+        drawn = [np.mean([best(draw) for draw in itertools.product(values, repeat=k)]) for k in range(1, 5)]
+        assert expected_best(values, lower_is_better=lower) == pytest.approx(drawn)
