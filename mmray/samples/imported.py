@@ -231,8 +231,8 @@ def feature_columns(name: str, feature: ImportedFeature, source: Arrays) -> tupl
 def steps(name: str, feature: ImportedFeature, columns: Columns) -> Found:
     """The feature of every row, or why it has none; `columns` are those of `feature_columns`.
 
-    Padding is cut off: by the lengths where there are any, else (with `trim_zeros`) the steps in front and at
-    the end that are all zero. A row without a step is `empty`, one with numbers that are not finite, or too
+    Padding is cut off: by the lengths where there are any (behind zeros in front, where they are), else (with
+    `trim_zeros`) the steps in front and at the end that are all zero. A row without a step is `empty`, one with numbers that are not finite, or too
     large for the feature's dtype, `corrupt`.
 
     Raises:
@@ -315,7 +315,10 @@ def _taken(
     is_sequence = vectors.ndim == 2
     vectors = vectors if is_sequence else vectors.reshape(1, -1)
     if length is not None and is_sequence:
-        tail = vectors[length:]
+        tail, head = vectors[length:], vectors[: len(vectors) - length]
+        if head.size and not head.any() and tail.any():
+            odd["have zeros in front of the data: padding, cut off"] += 1
+            tail, vectors = head, vectors[len(head) :]
         if length and tail.size and not (np.isnan(tail).all() or _repeats(tail, vectors[length - 1])):
             odd[
                 "have steps after their length that are not padding (neither zeros nor one step repeated)"
@@ -327,6 +330,8 @@ def _taken(
         if first:
             odd["have zeros in front of the data: padding, cut off (trim_zeros: false keeps zeros)"] += 1
         vectors = vectors[first : last + 1]
+        if len(vectors) > 2 and (vectors[-3:] == vectors[-1]).all() and (vectors != vectors[-1]).any():
+            odd["end in one step again and again: if that is padding, give their lengths"] += 1
     if not vectors.size:
         raise MediaError("empty", "no step that is not padding")
     if bad := int((~np.isfinite(vectors)).sum()):

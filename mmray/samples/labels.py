@@ -23,7 +23,10 @@ from mmray.targets import Target
 __all__ = ["LabelColumn", "label", "number", "shown"]
 
 NOTHING = frozenset(
-    ["nan", "-nan", "none", "null", "nil", "na", "n/a", "<na>", "#na", "#n/a", "nat", "1.#ind", "-1.#ind"]
+    [
+        *("nan", "-nan", "none", "null", "nil", "na", "n/a", "n.a.", "<na>", "nat", "1.#ind", "-1.#ind"),
+        *("#na", "#n/a", "#value!", "#ref!", "#null!", "#div/0!", "\\n", "?", "--", "undefined"),
+    ]
 )
 """How programs write a missing value into a text, in small letters."""
 BITS = frozenset({"0", "1", "-1", "True", "False", "true", "false"})
@@ -31,6 +34,7 @@ MAX_REMEMBERED = 10_000
 """Classes whose spellings are compared; a column of more is no column of classes."""
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _POINT_ZERO = re.compile(r"(-?(?:0|[1-9]\d*))\.0+", re.ASCII)
+_BITS_AS_TEXT = re.compile(r"[01](?:\.0)?(?:[ /_]?[01](?:\.0)?)+", re.ASCII)
 _LIST_AS_TEXT = re.compile(r"\[.*\]|\(.*,.*\)|\{.*\}|array\(.*\)|set\(.*\)", re.DOTALL)
 
 
@@ -127,6 +131,11 @@ class LabelColumn:
                 f"0 and 1 for each class (multi-hot); name the classes in order in {where}, or list the "
                 "names of those that are 1"
             )
+        elif names and pa.types.is_list(self.kind) and all(map(_BITS_AS_TEXT.fullmatch, names)):
+            faults.append(
+                f"{self.name}: {shown(min(names))} looks like 0 and 1 for each class (multi-hot) written as "
+                "a text; list the names of those that are 1, as a|b"
+            )
         elif {name.lower() for name in names} & {"true", "false"} and names & {"0", "1"}:
             told = ", ".join(spelling for name in sorted(names & BITS) for spelling in self._spelled[name])
             faults.append(
@@ -142,6 +151,12 @@ class LabelColumn:
         for name, ways in list(several.items())[:5]:
             told = ", ".join(f"{way} ({count})" for way, count in ways.most_common(5))
             notes.append(f"{self.name}: class {name!r} is written as {told}: taken as one class")
+        others = {name for name in self._spelled if name != "-1"}
+        if "-1" in self._spelled and pa.types.is_string(self.kind) and all(map(str.isdecimal, others)):
+            notes.append(
+                f"{self.name}: -1 ({self._spelled['-1'].total()}) is a class like the others; leave these "
+                "cells empty (null) if it means that the label is not known"
+            )
         alike: defaultdict[str, list[str]] = defaultdict(list)
         for name in self._spelled:
             alike[_as_seen(name)].append(name)

@@ -38,21 +38,23 @@ __all__ = [
 SPLITS = ("train", "val", "test")
 NAMES = {
     "train": "train training trn tr fit",
-    "val": "val valid validation validate dev devel development",
+    "val": "val valid validation validate vld dev devel development",
     "test": "test testing tst eval evaluation holdout",
 }
 _SPLIT = {name: split for split, names in NAMES.items() for name in names.split()}
+_NAMED = re.compile(r"(\w+?)[ _-]?(?:set|split|data)?", re.ASCII)
+"""`train_set`, `validation split` → its first word."""
 MEDIA = ("video", "audio", "image")
 EXAMPLES = 3
 
 
 def split_read(value: str) -> str:
-    """`train`, `val` or `test`, also by its other names (`validation`, `dev`, `Test` …).
+    """`train`, `val` or `test`, also by its other names (`validation`, `dev`, `Test`, `test_set` …).
 
     Raises:
         ValueError: where it is none of them.
     """
-    if found := _SPLIT.get(value.strip().lower()):
+    if (named := _NAMED.fullmatch(value.strip().lower())) and (found := _SPLIT.get(named[1])):
         return found
     raise ValueError(f"{shown(value)} is not one of {', '.join(SPLITS)}")
 
@@ -60,7 +62,7 @@ def split_read(value: str) -> str:
 def two_tests(column: str, spelled: Collection[str]) -> list[str]:
     """The fault of a column, its splits spelled so in small letters, in which `eval` may mean validation."""
     evals = sorted(name for name in spelled if name.startswith("eval"))
-    tests = sorted(name for name in spelled if _SPLIT.get(name) == "test" and name not in evals)
+    tests = sorted(name for name in spelled if split_read(name) == "test" and name not in evals)
     if not evals or not tests:
         return []
     return [f"{column}: is {evals[0]!r} beside {tests[0]!r} validation or test? Name it val or test"]

@@ -174,6 +174,7 @@ def _columns(path: str, tree: Any, wanted: Collection[str], notes: list[str]) ->
     asked = {VECTORS, *wanted, *IDS, *UNNAMED}
     if len(maps) == len(tree) and not asked & tree.keys():
         rows = [{_key(name): value for name, value in row.items()} for row in tree.values()]
+        _refuse_parts(path, tree, rows)
         if any(name in IDS for row in rows for name in row):
             return _of_rows(rows)
         return {"id": list(tree), **_of_rows(rows)}
@@ -192,6 +193,17 @@ def _columns(path: str, tree: Any, wanted: Collection[str], notes: list[str]) ->
     if not held:
         raise SamplesError(f"{path}: no arrays here (there are: {', '.join(list(tree)[:20])})")
     return held
+
+
+def _refuse_parts(path: str, tree: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse what are parts with many rows each, by names that are no splits', and no rows by id."""
+    for name in {name for row in rows for name in row if name in IDS}:
+        ids = [row.get(name) for row in rows]
+        if any(isinstance(some, list | tuple | np.ndarray) and np.size(some) > 1 for some in ids):
+            told = ", ".join(list(tree)[:5]) + (f", … ({len(tree)})" if len(tree) > 5 else "")
+            raise SamplesError(
+                f"{path}: {told} hold many rows each and are no names of splits: call them train, val, test"
+            )
 
 
 def _has_rows(column: Any) -> bool:

@@ -131,7 +131,10 @@ def _shape(name: str, feature: ImportedFeature, found: list[Step]) -> FeatureSha
     present = [step.value for step in found if isinstance(step, ImportedStep)]
     dims = Counter(None if isinstance(value, list) else value.shape[1] for value in present)
     if not dims:
-        raise TableError(f"features.{name}: not one sample has this feature")
+        reasons = Counter(step.reason for step in found if isinstance(step, MediaError))
+        first = next((step.detail for step in found if isinstance(step, MediaError)), "")
+        told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        raise TableError(f"features.{name}: not one sample has this feature ({told}; the first: {first})")
     if len(dims) > 1:
         told = ", ".join(f"{count} of {dim or 'words'}" for dim, count in dims.most_common(3))
         raise TableError(f"features.{name}: vectors of different lengths: {told}")

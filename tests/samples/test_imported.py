@@ -39,6 +39,25 @@ def test_padding_is_cut_by_lengths_and_else_by_zeros_on_either_side():
     np.testing.assert_array_equal(cut.value, x_NTD[0, :2])
 
 
+def test_zeros_in_front_are_padding_beside_lengths_too():
+    x_NTD = np.ones((2, 5, 2), np.float32)
+    x_NTD[:, :3] = 0
+    x_NTD[:, 4] = 7
+    found = found_in("a", feature(), {"a": x_NTD, "a_lengths": [2, 2]})
+    for step in found.steps:
+        assert isinstance(step, ImportedStep)
+        np.testing.assert_array_equal(step.value, [[1, 1], [7, 7]])
+    assert found.notes == ["features.a: 2 of 2 rows have zeros in front of the data: padding, cut off"]
+
+
+def test_a_last_step_again_and_again_is_kept_and_told():
+    x_NTD = np.ones((2, 6, 2), np.float32)
+    x_NTD[0, :3] = np.arange(6).reshape(3, 2)
+    found = found_in("a", feature(), {"a": x_NTD})
+    assert lengths_of(found) == [6, 6]
+    assert "1 of 2 rows end in one step again and again" in found.notes[0]
+
+
 @pytest.mark.parametrize("length", [6, -1, 2.5, float("nan"), "three", 10**30])
 def test_lengths_that_cannot_be_right_are_refused_with_a_count(length):
     columns = {"a": np.ones((3, 5, 2)), "a_lengths": [5, length, 1]}
@@ -57,7 +76,7 @@ def test_steps_after_the_length_that_are_no_padding_are_counted():
         "features.a: 1 of 3 rows have steps after their length that are not padding "
         "(neither zeros nor one step repeated)"
     )
-    assert found_in("a", feature(), {"a": x_NTD[:2], "a_lengths": [3, None]}).notes == []
+    assert found_in("a", feature(), {"a": x_NTD[:2], "a_lengths": [3, 2]}).notes == []
 
 
 def test_numbers_that_are_texts_are_read_as_numbers_and_told():

@@ -53,6 +53,24 @@ def test_texts_for_missing_values_are_refused_together_with_their_counts():
     assert "'None' (1)" in read("multilabel", [["a"], ["None"]])[1].faults()[0]
 
 
+@pytest.mark.parametrize("text", ["?", "#VALUE!", "\\N", "undefined", "n.a."])
+def test_other_ways_to_write_a_missing_value_are_refused_too(text):
+    _, labels = read("classification", ["+", "-", text])
+    assert repr(text) in labels.faults()[0]
+    assert read("classification", ["+", "-"])[1].faults() == []
+
+
+@pytest.mark.parametrize("cell", ["1 0 1", "101", "1.0 0.0 1.0", "1/0/1"])
+def test_multi_hot_texts_are_refused(cell):
+    _, labels = read("multilabel", [cell, cell.replace("0", "1").replace("1.1", "1.0")])
+    assert "looks like 0 and 1 for each class" in labels.faults()[0]
+
+
+def test_minus_one_beside_numbers_of_classes_is_told():
+    assert "-1 (2) is a class like the others" in read("classification", [-1, 0, 1, -1])[1].notes()[0]
+    assert read("classification", [-1, "a"])[1].notes() == []
+
+
 @pytest.mark.parametrize("other", [[1, 0], ["1", "0"], [1.0, 0.0], ["1.0"]])
 def test_true_and_false_beside_0_and_1_are_refused(other):
     _, labels = read("classification", [True, False, *other])

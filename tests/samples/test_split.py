@@ -122,6 +122,8 @@ def test_names_of_splits_in_use_are_known():
         "train", "train", "val", "val", "val", "val",
     ]  # fmt: skip
     assert {split_read(name) for name in ("test", "Test", "testing", "eval")} == {"test"}
+    named = ("train_set", "Validation split", "test-data", "testset")
+    assert [split_read(name) for name in named] == ["train", "val", "test", "test"]
     with pytest.raises(ValueError, match="'fold 1' is not one of train, val, test"):
         split_read("fold 1")
 

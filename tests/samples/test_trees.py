@@ -62,6 +62,12 @@ def test_what_stands_beside_the_splits_is_left_and_named_unless_it_has_rows():
         arrays_of("x.pkl", {**splits, "dev": splits["valid"]})
 
 
+def test_parts_by_names_that_are_no_splits_are_refused_by_these_names():
+    parts = {f"fold{k}": {"id": [f"{k}a", f"{k}b"], "x": np.ones((2, 3)), "y": [0, 1]} for k in (1, 2)}
+    with pytest.raises(SamplesError, match="fold1, fold2 hold many rows each and are no names of splits"):
+        arrays_of("x.pkl", parts, ["x", "y"])
+
+
 def test_what_one_split_lacks_is_unknown_there_and_told():
     splits = tree({"train": "train", "valid": "val", "test": "test"}, y=np.arange(6))
     del splits["test"]["y"]
