@@ -2,7 +2,7 @@
 
 import codecs
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -93,6 +93,9 @@ class SamplesConfig(Section):
     """Take the samples of a shard up to where it is damaged; default: refuse, naming all such shards."""
     columns: dict[str, str] = {}
     """Our column → the source's, where they differ: {sample_id: clip, video: path}."""
+    optional: list[Literal["video", "audio", "image", "text"]] = []
+    """Modalities that the source may lack: absent in all samples then, which is noted. In `score` of
+    other samples all are. Default: a modality without a column is refused, it may be called otherwise."""
     keep: list[str] = []
     """Further columns of the source to keep beside the samples, as text: for metrics of subgroups."""
     delimiter: str | None = None

@@ -169,11 +169,14 @@ class CheckedRows:
             if theirs[ours] in met or (ours == "audio" and theirs.get("video") in met):
                 continue
             users = [name for name, feature in config.features.items() if feature.source == ours]
+            if ours in config.samples.optional:
+                told = f"no column {theirs[ours]!r}: {', '.join(users)} absent in all samples"
+                self.notes.append(told)
+                continue
             why = f", needed by features.{users[0]}" if users else ""
-            faults.append(
-                f"no column {theirs[ours]!r}{why} (columns: {found}); "
-                f"rename it with samples.columns: {{{ours}: …}}"
-            )
+            remedy = f"rename it with samples.columns: {{{ours}: …}}"
+            remedy += f", or set samples.optional: [{ours}] if there is none" if users else ""
+            faults.append(f"no column {theirs[ours]!r}{why} (columns: {found}); {remedy}")
         group = config.samples.split.group
         settings = {"samples.keep": config.samples.keep}
         settings["samples.split.group"] = (

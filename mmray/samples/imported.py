@@ -232,8 +232,8 @@ def steps(name: str, feature: ImportedFeature, columns: Columns) -> Found:
     """The feature of every row, or why it has none; `columns` are those of `feature_columns`.
 
     Padding is cut off: by the lengths where there are any (behind zeros in front, where they are), else (with
-    `trim_zeros`) the steps in front and at the end that are all zero. A row without a step is `empty`, one with numbers that are not finite, or too
-    large for the feature's dtype, `corrupt`.
+    `trim_zeros`) the steps in front and at the end that are all zero. A row without a step is `empty`, one
+    with numbers that are not finite, or too large for the feature's dtype, `corrupt`.
 
     Raises:
         SamplesError: where rows are neither vectors nor words, or lengths cannot be right.

@@ -10,6 +10,7 @@ stand beside them.
 from typing import Any
 
 from mmray.config import Config, load_config
+from mmray.config.samples import MEDIA_SOURCES
 from mmray.errors import TableError
 from mmray.samples.index import make_index
 from mmray.stages.extract import extract
@@ -52,7 +53,11 @@ def open_samples(model: str, samples: str, output: str, address: str | None) -> 
         )
     project = {
         "output": absolute(output),
-        "samples": {_kind_of_source(samples, storage): absolute(samples), "columns": told["columns"]},
+        "samples": {
+            _kind_of_source(samples, storage): absolute(samples),
+            "columns": told["columns"],
+            "optional": list(MEDIA_SOURCES),
+        },
         "targets": told["targets"],
         "features": told["features"],
         "extract": told["extract"],

@@ -193,3 +193,13 @@ def test_a_file_beside_a_medium_that_makes_no_sense_is_refused(tmp_path, read: R
     found = read(samples(tmp_path))
     assert found.refused
     assert f"h/a: {said}" in found.said
+
+
+def test_a_modality_that_the_source_lacks_is_refused_unless_it_is_optional(tmp_path, read: Read):
+    put(tmp_path, "h/a.mp4", "h/b.mp4")
+    refused = read(samples(tmp_path), VOICE | WORDS)
+    assert "no column 'text', needed by features.words" in refused.said
+    assert "or set samples.optional: [text] if there is none" in refused.said
+    found = read({**samples(tmp_path), "optional": ["text"]}, VOICE | WORDS)
+    assert [row["text"] for row in found.rows.values()] == [None, None]
+    assert "no column 'text': words absent in all samples" in found.said
