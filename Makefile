@@ -33,12 +33,12 @@ format: $(VENV)/installed-dev
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e .
+$(VENV)/installed: pyproject.toml cluster/constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c cluster/constraints.txt -e .
 	touch $@
 
-$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+$(VENV)/installed-dev: pyproject.toml cluster/constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c cluster/constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/installed
 
 clean:
