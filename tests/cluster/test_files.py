@@ -11,6 +11,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 from mmray.cli import app
 
@@ -188,7 +189,7 @@ def test_the_install_line_of_the_image_finds_all_it_names(tmp_path):
     )
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = {each["metadata"]["name"].lower() for each in json.loads(done.stdout)["install"]}
+    found = {canonicalize_name(each["metadata"]["name"]) for each in json.loads(done.stdout)["install"]}
     assert {"mmray", "ray", "torch", "torchcodec", "h5py", "pillow-heif", "boto3"} <= found
 
 
