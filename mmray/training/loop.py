@@ -202,7 +202,8 @@ def fit(
             test = test_report(spec, truths, feed.present, in_train, rows["test"], outputs, index.group)
         test = worker.from_first(test)
     snapshot = Snapshot(spec, best_weights, history, current, optimization.state_dict(), test)
-    return FitResult(model.eval(), snapshot, counts, transfer, _without_truth(feed.targets, rows))
+    odd = [*_without_truth(feed.targets, rows), *_without_meaning(feed, list(spec.shapes), rows)]
+    return FitResult(model.eval(), snapshot, counts, transfer, odd)
 
 
 def _usable_rows(feed: Feed, split: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, dict[str, int]]]:
@@ -244,6 +245,21 @@ def _without_truth(targets: Mapping[str, np.ndarray], rows: Mapping[str, np.ndar
         for name, values in targets.items()
         if len(rows[split]) and not known(values[rows[split]]).any()
     ]
+
+
+def _without_meaning(feed: Feed, features: Sequence[str], rows: Mapping[str, np.ndarray]) -> list[str]:
+    """What training or judging can say nothing about: an empty split, one value, a feature that is absent."""
+    told = [] if len(rows["test"]) else ["the test split has no samples: nothing is judged on it"]
+    for name, values in feed.targets.items():
+        seen = values[rows["train"]]
+        if len(np.unique(seen[known(seen)], axis=0)) == 1:
+            told.append(f"target {name} has one value in all train rows: there is nothing to learn about it")
+    for split in ("val", "test"):
+        present = feed.present[rows[split]].any(axis=0)
+        absent = [name for name, some in zip(features, present) if not some]
+        if len(rows[split]) and absent:
+            told.append(f"{', '.join(absent)}: absent in all {len(rows[split])} {split} rows")
+    return told
 
 
 def _diverged(epoch: int, outputs: Mapping[str, np.ndarray], ids: np.ndarray, config: TrainConfig) -> str:

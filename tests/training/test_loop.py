@@ -211,6 +211,22 @@ def test_a_target_unknown_in_test_is_told_and_the_other_judged(data, targets):
     assert result.test["mood"]["metrics"]["accuracy"] >= 0
 
 
+def test_what_nothing_can_be_said_about_is_told(data, targets):
+    audio = data.features["audio"]
+    train = np.flatnonzero(data.split == "train")
+    lengths = np.where(data.split == "train", audio.lengths, 0)
+    kept = Ragged(audio.take(train).values, np.cumsum(np.r_[0, lengths]))
+    moods = np.full(len(data), data.targets["mood"][train[0]], object)
+    split = np.where(data.split == "test", "val", data.split)
+    data = FeatureSet(
+        data.sample_ids, split, {**data.features, "audio": kept}, {**data.targets, "mood": moods}
+    )
+    told = "\n".join(fit(model_config(), train_config(epochs=1), data, FEATURES, targets).warnings)
+    assert "the test split has no samples" in told
+    assert "target mood has one value in all train rows" in told
+    assert f"audio: absent in all {(split == 'val').sum()} val rows" in told
+
+
 # ------------------------------------------------------------------------------------ early stopping
 
 
