@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mmray.stages.report import report
     from mmray.stages.run import run
     from mmray.stages.score import score
+    from mmray.stages.status import status
     from mmray.stages.train import train
     from mmray.stages.tune import tune
     from mmray.tables.read import read
@@ -63,6 +64,7 @@ __all__ = [
     "report",
     "run",
     "score",
+    "status",
     "train",
     "tune",
 ]

@@ -10,6 +10,7 @@ lost, storage out of reach); 130 and 143 ended by Ctrl-C or SIGTERM.
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -192,6 +193,30 @@ def inspect(path: str, as_json: bool) -> None:
         _echo_json(found)
     else:
         show(found)
+
+
+@app.command()
+@click.argument("path", metavar="CONFIG|PATH")
+@click.option("--watch", is_flag=True, help="Again every 10 s, until nobody is at work; Ctrl-C ends it.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON on stdout.")
+def status(path: str, watch: bool, as_json: bool) -> None:
+    """How far a project is, from storage alone.
+
+    Of a config, or an output folder, local or s3://. Who is at work, files done of all, failures by reason,
+    rows a second, time left, and when anything was written last.
+    """
+    from mmray.stages.status import WATCH_S, show
+    from mmray.stages.status import status as look
+
+    while True:
+        found = look(path)
+        if as_json:
+            _echo_json(found)
+        else:
+            show(found)
+        if not watch or found["at_work"] is None:
+            return
+        time.sleep(WATCH_S)
 
 
 DASHBOARD = click.option(

@@ -22,6 +22,7 @@ from rich.table import Table
 from mmray.results.table import ResultsTable
 
 __all__ = [
+    "duration",
     "err",
     "failure_table",
     "out",
@@ -62,8 +63,8 @@ class Meter:
         parts = [f"{self.what} {self.done}" + (f"/{self.total}" if self.total else "")]
         parts.append(f"{rate:.1f}/s" if rate >= 1 or not rate else f"{60 * rate:.1f}/min")
         if self.total and rate:
-            parts.append(f"{_duration((self.total - self.done) / rate)} left")
-        parts.append(f"{_duration(seconds)} so far")
+            parts.append(f"{duration((self.total - self.done) / rate)} left")
+        parts.append(f"{duration(seconds)} so far")
         return ", ".join(parts) + (f"; {self.note}" if self.note else "")
 
 
@@ -104,7 +105,7 @@ def _lines(meter: Meter) -> Iterator[Meter]:
         thread.join()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3 h 20 min`."""
     if seconds < 100:
         return f"{seconds:.0f} s"

@@ -48,4 +48,4 @@ def test_an_unknown_total_has_no_time_left(log):
     [(0.4, "0 s"), (99, "99 s"), (150, "2 min"), (12_000, "3 h 20 min"), (3_599, "1 h 0 min")],
 )
 def test_durations(seconds, said):
-    assert console._duration(seconds) == said
+    assert console.duration(seconds) == said

@@ -26,7 +26,7 @@ from mmray.errors import LockedError
 from mmray.storage.filesystem import Storage
 from mmray.storage.uris import absolute, scheme_of
 
-__all__ = ["locked", "one_driver"]
+__all__ = ["holder_of", "locked", "one_driver"]
 
 BEAT_S = 20.0
 LEASE_S = 90.0
@@ -62,6 +62,21 @@ def locked(storage: Storage, output: str, stage: str) -> Iterator[None]:
     holder = _Holder.of_here(stage)
     with _lease(storage, uri, holder) if scheme_of(uri) == "s3" else _flock(storage, uri, holder):
         yield
+
+
+def holder_of(storage: Storage, output: str) -> dict[str, Any] | None:
+    """Who holds an output's lock: {stage, host, pid, started, job, since}; None: nobody that is alive.
+
+    Of a holder on another machine whose lock is a local file, it cannot be told whether it is alive.
+    """
+    uri = f"{output.rstrip('/')}/.lock"
+    found = storage.infos(uri)
+    if not found:
+        return None
+    (info,) = found.values()
+    holder = _Holder.read(storage.read(uri))
+    silent = "LastModified" in info and time.time() - info["LastModified"].timestamp() > LEASE_S
+    return None if not holder or holder.is_gone() or silent else dict(holder)
 
 
 class _Holder(dict[str, Any]):

@@ -32,6 +32,7 @@ __all__ = [
     "file_name",
     "in_parallel",
     "open_parquet",
+    "partition_of",
     "read_notes",
     "read_partition",
     "read_schema",
@@ -52,10 +53,16 @@ def file_name(partition: int) -> str:
     return f"part-{partition:06d}.parquet"
 
 
+def partition_of(name: str) -> int | None:
+    """The partition whose file has this name; None: it is no part file."""
+    found = re.fullmatch(r"part-(\d{6,})\.parquet", name)
+    return int(found[1]) if found else None
+
+
 def done_partitions(storage: Storage, folder: str) -> list[int]:
     """Numbers of the partitions whose file is in `folder`, in order."""
-    names = (re.fullmatch(r"part-(\d{6,})\.parquet", name) for name in storage.names(folder))
-    return sorted(int(name[1]) for name in names if name)
+    numbers = (partition_of(name) for name in storage.names(folder))
+    return sorted(number for number in numbers if number is not None)
 
 
 def write_partition(
