@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mmray.stages.compare import compare
     from mmray.stages.extract import extract
     from mmray.stages.import_features import import_features
+    from mmray.stages.plan import plan
     from mmray.stages.report import report
     from mmray.stages.run import run
     from mmray.stages.score import score
@@ -60,6 +61,7 @@ __all__ = [
     "extract",
     "import_features",
     "load_config",
+    "plan",
     "read",
     "report",
     "run",

@@ -219,6 +219,26 @@ def status(path: str, watch: bool, as_json: bool) -> None:
         time.sleep(WATCH_S)
 
 
+@app.command()
+@click.argument("config", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("overrides", metavar="[section.key=value]…", nargs=-1)
+@click.option("--rows", type=click.FloatRange(min=1), help="Samples of the larger run: 1e8; default: these.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON on stdout.")
+def plan(config: Path, overrides: tuple[str, ...], rows: float | None, as_json: bool) -> None:
+    """What a larger run will take and cost, by what a small one took.
+
+    The rates are those of the config's last extraction, the machines and prices those of `cluster.nodes`.
+    """
+    from mmray.stages.plan import plan as find
+    from mmray.stages.plan import show
+
+    planned = find(mmray.load_config(config, overrides), rows=None if rows is None else round(rows))
+    if as_json:
+        _echo_json(planned)
+    else:
+        show(planned)
+
+
 DASHBOARD = click.option(
     "--address",
     envvar="RAY_API_SERVER_ADDRESS",

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from mmray.config.cluster import ClusterConfig
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import MEDIA_SOURCES, SamplesConfig, StorageConfig
 from mmray.config.training import CompareConfig, TrainConfig, TuneConfig
@@ -27,6 +28,7 @@ class Config(Section):
     tune: TuneConfig = TuneConfig()
     compare: CompareConfig = CompareConfig()
     score: ScoreConfig = ScoreConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
     def path(self, *parts: str) -> str:
         """Where something below `output` is: `features` → `runs/demo/features`."""
