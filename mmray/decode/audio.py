@@ -27,9 +27,10 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 
-from mmray.decode.container import faults, open_media, sound_track
-from mmray.decode.declared import DECLARING, check_segment, clearly_short, is_cut_off
-from mmray.decode.packets import NO_STAMP, Packets, Recording, numbered, read_recording, sought
+from mmray.decode.container import faults, open_media, packets_of, sound_track
+from mmray.decode.declared import DECLARING, check_segment, clearly_short
+from mmray.decode.packets import Packets, Recording, numbered, read_recording, sought
+from mmray.decode.timeline import NO_STAMP
 from mmray.errors import MediaError
 
 __all__ = ["Waveform", "decode_audio"]
@@ -92,8 +93,10 @@ def decode_audio(path: str, *, sample_rate_hz: int, start_s: float | None, end_s
         raise MediaError(
             "short_audio", f"the sound ends at {sound_end_s:.3f} s of {declared_s:.3f} s declared"
         )
-    if end_s is None and is_cut_off(path, recording.format):
-        raise MediaError("short_audio", f"the file ends inside a page, at {sound_end_s:.3f} s")
+    if recording.cut_inside and (end_s is None or end_s > sound_end_s):
+        raise MediaError(
+            "short_audio", f"the file ends inside {recording.cut_inside}, at {sound_end_s:.3f} s"
+        )
     if not len(samples):
         raise MediaError("empty", "no sound in the segment")
     return Waveform(samples, sample_rate_hz)
@@ -110,7 +113,7 @@ def _segment(
             if sound := _from_within(container, recording, packets, begin_s - MARGIN_S):
                 return _cut(sound, rate_hz, begin_s, end_s)
     with open_media(path) as container:
-        following = numbered(container.demux(sound_track(container)), packets)
+        following = numbered(packets_of(container, sound_track(container)), packets)
         return _cut(_placed(_frames(following, recording, packets)), rate_hz, begin_s, end_s)
 
 
@@ -173,6 +176,8 @@ def _frames(
     fault: str | None = None
     cut, rate_hz, jitter_s = False, 0, JITTER_S
     for number, packet in following:
+        if packet.size and packets.is_tag[number]:
+            continue
         if packet.size and (fault or cut):
             at_s = packets.times_s(recording.origin_s)[number - 1]
             where = "a packet" if packets.stamps[number - 1] == NO_STAMP else f"the packet at {at_s:.3f} s"
@@ -219,12 +224,12 @@ def _from_within(
     times_s = packets.times_s(recording.origin_s)
     before = np.flatnonzero((packets.stamps != NO_STAMP) & (times_s <= from_s))
     wanted = int(before[-1]) - RUN_UP_PACKETS if len(before) else 0
-    if wanted <= RUN_UP_PACKETS:
+    if wanted <= RUN_UP_PACKETS or packets.is_tag.any():  # between joined files frames cannot be counted
         return None
-    first = next(_frames(numbered(container.demux(stream), packets), recording, packets), None)
+    first = next(_frames(numbered(packets_of(container, stream), packets), recording, packets), None)
     if packets.codec.startswith("pcm_") and recording.format in EXACT_SEEKS:
         container.seek(int(packets.raw_stamps[wanted]), stream=stream)
-        return _placed(_frames(((wanted, p) for p in container.demux(stream)), recording, packets))
+        return _placed(_frames(((wanted, p) for p in packets_of(container, stream)), recording, packets))
     following = sought(container, stream, packets, wanted)
     if first is None or following is None:
         return None

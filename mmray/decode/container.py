@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -24,6 +25,7 @@ __all__ = [
     "faults",
     "kinds",
     "open_media",
+    "packets_of",
     "regular_file",
     "sound_track",
     "video_track",
@@ -31,7 +33,7 @@ __all__ = [
 
 DEMUXERS = (
     "3dostr,aac,aax,ac3,ac4,act,adp,aiff,amr,amrnb,amrwb,ape,apng,asf,asf_o,ast,au,av1,avi,avs2,avs3,"
-    "bmp_pipe,caf,cavsvideo,dirac,dnxhd,dsf,dts,dtshd,dv,eac3,evc,flac,flic,flv,g722,g723_1,g726,"
+    "bmp_pipe,caf,cavsvideo,dnxhd,dsf,dts,dtshd,dv,eac3,evc,flac,flic,flv,g722,g723_1,g726,"
     "g726le,g729,gif,gsm,gxf,h261,h263,h264,hevc,iff,ilbc,ircam,ivf,jpeg_pipe,lmlm4,loas,m4v,matroska,"
     "mjpeg,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mtaf,mxf,nistsphere,nsv,nut,nuv,obu,ogg,oma,paf,"
     "png_pipe,pva,pvf,qcp,qoa,r3d,rm,roq,rpl,rso,sbc,sds,sln,smjpeg,smk,sol,sox,spdif,swf,tak,"
@@ -91,6 +93,12 @@ def open_media(path: str) -> Iterator[InputContainer]:
             raise MediaError("unreadable", "no format of sound or video that is read here") from error
     with container:
         yield container
+
+
+def packets_of(container: InputContainer, *streams: VideoStream | AudioStream) -> Iterator[Packet]:
+    """The packets of some streams, in the order of the file."""
+    with contextlib.suppress(PermissionError):  # -1: how old demuxers say that nothing follows
+        yield from container.demux(*streams)
 
 
 def video_track(container: InputContainer) -> VideoStream:

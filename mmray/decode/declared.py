@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from mmray.errors import MediaError
 
-__all__ = ["DECLARING", "check_segment", "clearly_short", "declared_end_s", "is_cut_off", "whole_end_s"]
+__all__ = ["DECLARING", "UNKNOWN_SIZE", "check_segment", "clearly_short", "declared_end_s", "whole_end_s"]
 
 SLACK_S = 0.25
 """Encoder delay, padding and the rounding of containers stay below this together."""
@@ -27,14 +27,12 @@ DECLARING = frozenset(
         *("mov,mp4,m4a,3gp,3g2,mj2", "mxf", "rm", "tta", "w64", "wav", "wv"),
     }
 )
+"""Formats with a length in the header; mp3 may have one too."""
 OF_THE_WHOLE = frozenset({"asf", "flv", "matroska,webm"})
 """Formats whose header has one length: where the longest stream ends, from the zero of the stamps."""
-"""Formats with a length in the header; mp3 may have one too."""
 UNKNOWN_SIZE = 2**31 - 2**16
 """A WAV of this size or more is said to be as long as can be said: it was written to a pipe."""
 HEAD_BYTES = 2**16
-MAX_PAGE_BYTES = 27 + 255 + 255 * 255
-"""Of Ogg."""
 
 
 def declared_end_s(
@@ -121,22 +119,6 @@ def _caf_says_its_size(path: str) -> bool:
 
 
 SAYS_SIZE = {"wav": _wav_says_its_size, "caf": _caf_says_its_size}
-
-
-def is_cut_off(path: str, format_name: str) -> bool:
-    """Whether an Ogg file ends inside a page: it declares no length, but each page has its own.
-
-    Source: RFC 3533, section 6: 26 bytes, the count of segments, their sizes, their data.
-    """
-    if format_name != "ogg":
-        return False
-    with open(path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(file.tell() - MAX_PAGE_BYTES, 0))
-        end = file.read()
-    page = end[max(end.rfind(b"OggS"), 0) :]
-    sizes = page[27 : 27 + page[26]] if len(page) > 26 else b""
-    return len(page) < 27 or len(page) < 27 + page[26] + sum(sizes)
 
 
 def clearly_short(found_s: float, declared_s: float | None) -> bool:

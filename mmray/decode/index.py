@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mmray.decode.declared import check_segment, clearly_short
-from mmray.decode.packets import NO_STAMP, Packets, Recording
+from mmray.decode.packets import Packets, Recording
+from mmray.decode.timeline import NO_STAMP
 from mmray.errors import MediaError
 
 __all__ = ["VideoIndex", "check_whole", "index_video"]
@@ -114,6 +115,10 @@ def check_whole(recording: Recording, index: VideoIndex, start_s: float | None, 
     if recording.fault and (end_s is None or end_s > index.end_s):
         raise MediaError("corrupt", f"after {index.end_s:.3f} s: {recording.fault}")
     check_segment(start_s, end_s, declared_end_s)
+    if recording.cut_inside and (end_s is None or end_s > index.end_s):
+        raise MediaError(
+            "short_video", f"the file ends inside {recording.cut_inside}, at {index.end_s:.3f} s"
+        )
     wanted_s = declared_end_s if end_s is None else min(end_s, declared_end_s)
     found = len(packets.sizes)
     if index.counted and (packets.decoding[-1:] != NO_STAMP).all():

@@ -24,7 +24,7 @@ from av.packet import Packet
 from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 
-from mmray.decode.container import open_media, video_track
+from mmray.decode.container import open_media, packets_of, video_track
 from mmray.decode.index import VideoIndex
 from mmray.decode.packets import identity, numbered, sought
 from mmray.errors import MediaError
@@ -147,7 +147,7 @@ def _read_with_pyav(
     with open_media(path) as container:
         stream = video_track(container)
         stream.codec_context.thread_count = 1
-        frames, reached = _shown(numbered(container.demux(stream), index.packets), index), 0
+        frames, reached = _shown(numbered(packets_of(container, stream), index.packets), index), 0
         for position, number in enumerate(chosen):
             key = keys[max(np.searchsorted(keys, number, side="right") - 1, 0)]
             if seek and not index.counted and key > reached:
