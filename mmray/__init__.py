@@ -7,8 +7,8 @@
     mmray.extract(config)             # media → features
     results = mmray.train(config)     # features → a fusion model and its metrics on the test split
     mmray.score(config)               # model + features → predictions
+    mmray.evaluate(config)            # by split and subgroup: what they are worth
     mmray.report(config)              # all of it → one HTML page
-    frame = mmray.read(config).to_pandas()    # index, features and predictions as one table
     frame = mmray.read(config).to_pandas()      # samples, features and predictions, a row a sample
 
 A stage takes a `Config` or the path of a YAML file, goes on where it was left, and returns its summary as
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mmray.errors import MmrayError
     from mmray.stages.check import check
     from mmray.stages.compare import compare
+    from mmray.stages.evaluate import evaluate
     from mmray.stages.extract import extract
     from mmray.stages.import_features import import_features
     from mmray.stages.plan import plan
@@ -58,6 +59,7 @@ __all__ = [
     "MmrayError",
     "check",
     "compare",
+    "evaluate",
     "extract",
     "import_features",
     "load_config",

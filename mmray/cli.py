@@ -35,6 +35,9 @@ ADDRESS = click.Option(
 JSON = click.Option(["--json", "as_json"], is_flag=True, help="The summary as JSON on stdout.")
 
 
+JSON_FLAG = click.option("--json", "as_json", is_flag=True, help="The same as JSON on stdout.")
+
+
 def _print_reference(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     if wanted:
         from mmray.config.reference import reference
@@ -105,7 +108,7 @@ STAGES = (
         needs_config=False,
     ),
     Stage("report", "All that was done so far as one HTML page.", on_ray=False),
-    Stage("run", "Extract, train, score and report, one after the other."),
+    Stage("run", "Extract, train, score, evaluate and report, one after the other."),
 )
 
 
@@ -177,8 +180,34 @@ for _stage in STAGES:
 
 
 @app.command()
+@click.argument("what", metavar="CONFIG|PREDICTIONS")
+@click.argument("overrides", metavar="[section.key=value]…", nargs=-1)
+@click.option("--by", multiple=True, metavar="COLUMN", help="A column of subgroups; may be given again.")
+@click.option("--against", metavar="PREDICTIONS", help="Another model's, of the same samples.")
+@click.option("--split", help="What subgroups are of: train, val, test, or all.  [default: test]")
+@click.option("--output", metavar="OUT", help="Where the tables go.  [default: OUTPUT/evaluations/NAME]")
+@JSON_FLAG
+def evaluate(what: str, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """What predictions are worth: every metric with its interval, by split and by subgroup.
+
+    Of a config's model, or of a folder of predictions. Calibration, confusion, the most wrong rows; another
+    model's predictions beside them.
+    """
+    from mmray.stages.evaluate import is_config
+
+    if overrides and not is_config(what):
+        raise click.UsageError("a folder of predictions has no settings to override")
+    judged = mmray.load_config(what, overrides) if is_config(what) else what
+    found = mmray.evaluate(judged, **{name: value for name, value in options.items() if value})
+    if as_json:
+        _echo_json(found)
+    else:
+        _show("evaluate", found, what)
+
+
+@app.command()
 @click.argument("path", metavar="PATH")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON on stdout.")
+@JSON_FLAG
 def inspect(path: str, as_json: bool) -> None:
     """What a table or a model holds.
 
@@ -325,6 +354,11 @@ def _show(stage: str, summary: Any, config: str) -> None:
         from mmray.stages.check import show
 
         show(summary, config)
+        return
+    if stage == "evaluate":
+        from mmray.stages.evaluate import show as show_evaluation
+
+        show_evaluation(summary)
         return
     from mmray import console
 

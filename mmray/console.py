@@ -230,5 +230,5 @@ _NEXT = {
     "compare": "mmray report {config}",
     "train": "mmray score {config}",
     "tune": "mmray train {best_config}",
-    "score": "mmray report {config}",
+    "score": "mmray evaluate {config}",
 }

@@ -25,6 +25,8 @@ class Judged:
     predicted: Predicted
     truth: np.ndarray
     """Encoded."""
+    unpredicted: np.ndarray
+    """[M] int64: where the rows stand that have a truth and no prediction."""
 
 
 def judged(tables: Iterable[pa.Table]) -> dict[str, Judged]:
@@ -46,7 +48,7 @@ def judged(tables: Iterable[pa.Table]) -> dict[str, Judged]:
 
 def _judged(name: str, target: FittedTarget, table: pa.Table) -> Judged:
     known, said = table[name].is_valid().to_numpy(), table[f"{name}_predicted"].is_valid().to_numpy()
-    rows = np.flatnonzero(known & said)
+    rows, without = np.flatnonzero(known & said), np.flatnonzero(known & ~said)
     some = table.take(pa.array(rows))
     probabilities = None
     if target.target.probabilistic:
@@ -55,4 +57,4 @@ def _judged(name: str, target: FittedTarget, table: pa.Table) -> Judged:
             probabilities = lists.flatten().to_numpy().reshape(len(rows), -1)
     truth = target.encode(target.target.read(name, some[name]))
     said = target.encode(target.target.read(name, some[f"{name}_predicted"]))
-    return Judged(target, rows, Predicted(said, probabilities), truth)
+    return Judged(target, rows, Predicted(said, probabilities), truth, without)

@@ -1,9 +1,10 @@
-"""The whole journey: extract → train → score → report."""
+"""The whole journey: extract → train → score → evaluate → report."""
 
 from collections.abc import Callable
 from typing import Any
 
 from mmray.config import ConfigLike, as_config
+from mmray.stages.evaluate import evaluate
 from mmray.stages.extract import extract
 from mmray.stages.import_features import import_features
 from mmray.stages.report import report
@@ -40,5 +41,6 @@ def run(
         ended("extract", extract(config, address))
     ended("train", train(config, address))
     ended("score", score(config, address))
+    ended("evaluate", evaluate(config))
     ended("report", report(config))
     return summaries

@@ -16,7 +16,7 @@ from mmray.tables.features import Data, FeatureTable, complete_tables, places_of
 from mmray.tables.joined import read_joined
 from mmray.tables.parts import read_table
 
-__all__ = ["read"]
+__all__ = ["complete_below", "read"]
 
 
 def read(
@@ -45,7 +45,7 @@ def read(
     if config:
         tables = complete_tables(config, storage, index, features)
     else:
-        tables = _complete_below(storage, f"{output}/features", index, features)
+        tables = complete_below(storage, f"{output}/features", index, features)
     if lacking := [name for name in features or () if name not in tables]:
         raise TableError(f"{output}/features: no complete table of {', '.join(lacking)}")
     data = Data(index, {} if features is not None and not features else tables)
@@ -55,7 +55,7 @@ def read(
     return _with_predictions(joined, storage, f"{output}/predictions", predictions)
 
 
-def _complete_below(
+def complete_below(
     storage: Storage, root: str, index: Index, features: Sequence[str] | None
 ) -> dict[str, FeatureTable]:
     """The complete tables in a folder, without a config that says what makes them."""

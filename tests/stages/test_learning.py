@@ -12,6 +12,7 @@ import pytest
 
 from mmray.config import Config, load_config, override
 from mmray.errors import ConfigError, PlanError, SamplesError, TableError
+from mmray.stages.evaluate import evaluate
 from mmray.stages.score import score
 from mmray.stages.train import train
 from mmray.stages.tune import tune
@@ -73,6 +74,14 @@ def test_scored_rows_are_the_tables_rows_and_give_the_metrics_that_training_told
     # Each modality tells one of two bits: alone they stay near 1/2, together they do not.
     alone = max(rows[name]["metrics"]["emotion/accuracy"] for name in ("voice only", "words only"))
     assert accuracy > alone + 0.1
+
+    told = evaluate(config)
+    for name, target in told["targets"].items():
+        (worth,) = [row for row in target["splits"] if row["split"] == "test"]
+        there = {key: rows["fused"]["metrics"][f"{name}/{key}"] for key in worth["metrics"]}
+        assert worth["metrics"] == pytest.approx(there, rel=1e-5)
+        main = f"{name}/{target['main']}"
+        assert worth["interval"][target["main"]] == pytest.approx(rows["fused"]["interval"][main], rel=1e-5)
 
     before = {path: path.stat().st_mtime_ns for path in Path(summary["output"]).glob("part-*")}
     assert score(config)["rows_this_run"] == 0
