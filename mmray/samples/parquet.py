@@ -12,11 +12,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmray.samples.footer import null_counts
 from mmray.samples.raw import Reading
 from mmray.storage.filesystem import Storage
 from mmray.storage.uris import cell_uri
@@ -58,12 +59,12 @@ def parquet_rows(storage: Storage, uri: str, reading: Reading) -> Iterator[tuple
             if twice := [name for name, count in Counter(wanted).items() if count > 1]:
                 yield "", f"two columns are called {twice[0]!r}: which one? Rename one of them"
                 return
-            read = _Reader(file, uri, wanted, reading)
+            read = _Reader(opened, file, uri, wanted, reading)  # pyright: ignore[reportArgumentType]
             for group in range(file.num_row_groups):
                 for values in read.group(group, row):
                     row += 1
                     yield f"row {row}", read.named(values)
-        except (pa.ArrowException, MemoryError, OverflowError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, MemoryError, OverflowError, ValueError) as error:
             where = f"row {row + 1}" if row else ""
             yield where, f"no Parquet, or damaged ({' '.join(str(error).split())[:200]})"
 
@@ -71,7 +72,9 @@ def parquet_rows(storage: Storage, uri: str, reading: Reading) -> Iterator[tuple
 class _Reader:
     """Rows of one file."""
 
-    def __init__(self, file: pq.ParquetFile, uri: str, wanted: Sequence[str], reading: Reading):
+    def __init__(
+        self, opened: IO[bytes], file: pq.ParquetFile, uri: str, wanted: Sequence[str], reading: Reading
+    ):
         self.file = file
         self.uri = uri
         self.stem = uri.rpartition("/")[2].rpartition(".")[0]
@@ -82,6 +85,7 @@ class _Reader:
         self.media = _media_columns(features, schema, reading)
         inside = {column for column in self.media if _is_inside(schema.field(column).type)}
         self.inside = sorted(inside)
+        self.nulls = null_counts(opened) if inside else [{}] * file.num_row_groups
         self.plain = [name for name in wanted if name not in inside]
         ids = [*schema.names, *(f"{column}.path" for column in inside)]
         self.without_id = bool(inside) and reading.sample_id not in ids
@@ -91,13 +95,8 @@ class _Reader:
 
     def group(self, number: int, first: int) -> Iterator[dict[str, Any]]:
         """The rows of a row group, of which the first is row `first` of the file."""
-        metadata = self.file.metadata.row_group(number)
-        statistics = {
-            chunk.path_in_schema: chunk.statistics.null_count
-            for chunk in (metadata.column(i) for i in range(metadata.num_columns))
-            if chunk.statistics is not None and chunk.statistics.has_null_count
-        }
-        inside = [self._inside(column, statistics, metadata.num_rows) for column in self.inside]
+        rows_of_group = self.file.metadata.row_group(number).num_rows
+        inside = [self._inside(column, self.nulls[number], rows_of_group) for column in self.inside]
         columns = list(self.plain)
         for column in inside:
             struct = pa.types.is_struct(self.file.schema_arrow.field(column.column).type)
@@ -106,7 +105,7 @@ class _Reader:
                 [f"{column.column}.bytes" if struct else column.column] if column.present is None else []
             )
         if not columns:
-            rows: Iterator[dict[str, Any]] = ({} for _ in range(metadata.num_rows))
+            rows: Iterator[dict[str, Any]] = ({} for _ in range(rows_of_group))
         else:
             unread = any(column.present is None for column in inside)
             batches = self.file.iter_batches(16 if unread else BATCH_ROWS, [number], columns)
