@@ -96,10 +96,15 @@ STAGES = (
     Stage("compare", "Models × seeds → one table of what each is worth."),
     Stage(
         "score",
-        "Features and model → predictions, on Ray Data. Of a config's samples by its model; or, with "
-        "--model, --samples and --output, of any samples by any model, straight from media.",
+        "Features and model → predictions, on Ray Data. Of a config's samples by its model, or by --model; "
+        "or, with --model, --samples and --output, of any samples, straight from media.",
         options=(
-            click.Option(["--model"], metavar="MODEL", help="Folder of a trained model, local or s3://."),
+            click.Option(
+                ["--model"],
+                metavar="MODEL",
+                multiple=True,
+                help="Folder of a trained model, local or s3://; several: side by side and as an ensemble.",
+            ),
             click.Option(
                 ["--samples"], metavar="SOURCE", help="A manifest, tar shards or a folder of media."
             ),

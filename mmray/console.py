@@ -203,6 +203,10 @@ def _show_score(summary: Mapping[str, Any]) -> None:
     rate = f", {summary['rows_this_run'] / summary['seconds']:.0f} rows/s" if summary["rows_this_run"] else ""
     out.print(f"  rows     {summary['rows']}; {summary['rows_this_run']} done now{rate}")
     out.print(f"  without  {summary['unpredicted']} rows had nothing to predict from")
+    if summary.get("abstained"):
+        out.print(f"  held     {summary['abstained']} rows were not sure enough")
+    for note in summary.get("notes", []):
+        out.print(f"  note     {note}", markup=False, soft_wrap=True)
 
 
 def _show_compare(summary: Mapping[str, Any]) -> None:

@@ -42,6 +42,10 @@ def broken_rules(config: Config) -> list[tuple[str, str]]:
         for name in config.train.loss_weights.keys() - config.targets.keys():
             hint = did_you_mean(name, config.targets)
             faults.append((f"train.loss_weights.{name}", f"no target has this name{hint}"))
+    for name, option in config.score.targets_named.items():
+        if name not in config.targets and config.targets and not config.score.models:
+            hint = did_you_mean(name, config.targets)
+            faults.append((f"score.{option}.{name}", f"no target has this name{hint}"))
     return faults + space_faults(config) + _incomparable(config)
 
 
@@ -52,9 +56,11 @@ def _clashing(config: Config) -> list[tuple[str, str]]:
     for name, feature in config.features.items():
         faults += _claim(owners, f"features.{name}", name, kind_of(feature).columns)
     owners |= dict.fromkeys(("start_s", "end_s", "media_key", *MEDIA_SOURCES), "the sample table")
-    owners |= dict.fromkeys(("present", "model"), "the prediction table")
+    owners |= dict.fromkeys(("present", "model", "embedding"), "the prediction table")
     for name in config.targets:
-        faults += _claim(owners, f"targets.{name}", name, ("", "_predicted", "_probabilities"))
+        faults += _claim(
+            owners, f"targets.{name}", name, ("", "_predicted", "_probabilities", "_top", "_spread")
+        )
     for name in config.samples.keep:
         faults += _claim(owners, "samples.keep", name, ("",))
     return faults

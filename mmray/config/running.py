@@ -1,10 +1,10 @@
 """How samples become features and features predictions."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from mmray.settings import Auto, Fraction, Positive, PositiveFloat, Section
+from mmray.settings import FREE, Auto, FilePath, Fraction, Positive, PositiveFloat, Section
 
 
 class ExtractConfig(Section):
@@ -43,9 +43,43 @@ class ExtractConfig(Section):
 
 
 class ScoreConfig(Section):
-    """How the trained model is applied to a feature table."""
+    """How the trained model is applied to a feature table, and what its predictions say."""
 
-    actors: Positive | Auto = "auto"
-    cpus_per_actor: PositiveFloat = 1.0
-    gpus_per_actor: Annotated[float, Field(ge=0)] | Auto = "auto"
-    batch_size: Positive = 256
+    actors: Annotated[Positive | Auto, FREE] = "auto"
+    cpus_per_actor: Annotated[PositiveFloat, FREE] = 1.0
+    gpus_per_actor: Annotated[Annotated[float, Field(ge=0)] | Auto, FREE] = "auto"
+    batch_size: Annotated[Positive, FREE] = 256
+    models: Annotated[list[FilePath], FREE] = []
+    """Folders of trained models to score by, in place of the one this config trains. Features are made once;
+    several models are scored side by side, and together as an ensemble."""
+    calibrated: bool = True
+    """Probabilities at the temperature fitted on validation; false: as the model gives them."""
+    top_k: Positive | None = None
+    """Also the so many likeliest classes with their probabilities, `TARGET_top`."""
+    embeddings: bool = False
+    """Also the fused vector that the heads see, `embedding`."""
+    abstain_below: Fraction | dict[str, Fraction] = 0.0
+    """A prediction less probable than this is null, its probabilities stay; for all targets or by target."""
+    thresholds: dict[str, dict[str, Fraction]] = {}
+    """{target: {class: probability}} a class must reach to be predicted: of one class the likeliest that does
+    (none: null), of a set all that do."""
+    precision: dict[str, Fraction] = {}
+    """{target: share}: thresholds chosen on validation so that of what is predicted so much is right."""
+
+    def least(self, target: str) -> float:
+        """`abstain_below` of a target."""
+        least = self.abstain_below
+        return least.get(target, 0.0) if isinstance(least, dict) else least
+
+    @property
+    def targets_named(self) -> dict[str, str]:
+        """{target named in an option: that option}."""
+        least = self.abstain_below if isinstance(self.abstain_below, dict) else {}
+        named = {"abstain_below": least, "thresholds": self.thresholds, "precision": self.precision}
+        return {target: option for option, values in named.items() for target in values}
+
+    @model_validator(mode="after")
+    def _each_model_once(self) -> Self:
+        if len({*self.models}) < len(self.models):
+            raise ValueError("models names one twice")
+        return self

@@ -137,6 +137,24 @@ class FusionModel(nn.Module):
             outputs |= {f"{name}/{target}": y_BC for target, y_BC in alone.items()}
         return outputs
 
+    def with_embedding(
+        self, inputs: Mapping[str, Tensor], lengths: Mapping[str, Tensor], times: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The same, and the fused vector that the heads see, [B, F].
+
+        A fusion of decisions has no such vector: there it is the modalities' vectors side by side.
+        """
+        heads = self.fusion.heads
+        own = [heads] if isinstance(heads, Heads) else [heads[name] for name in heads.names]  # pyright: ignore
+        seen: list[Tensor] = []
+        hooks = [each.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for each in own]
+        try:
+            outputs = self(inputs, lengths, times)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return outputs, torch.cat(seen, 1)
+
     def _or_prior(self, outputs: Mapping[str, Tensor], seen_B: Tensor) -> dict[str, Tensor]:
         """{target: [B, C]}, the prior where nothing was seen."""
         return {

@@ -24,11 +24,11 @@ from mmray.results.evaluation import compared, evaluation, subgroups_of, subset
 from mmray.results.predictions import Judged, judged
 from mmray.results.table import ResultsTable
 from mmray.samples.index import Index, index_at
+from mmray.stages.score import predictions_made_from
 from mmray.stages.train import trained
 from mmray.storage.filesystem import Storage
 from mmray.storage.uris import absolute
 from mmray.tables.features import FeatureTable, places_of, require_data
-from mmray.tables.identity import hash_of
 from mmray.tables.parts import read_table
 from mmray.tables.read import complete_below
 
@@ -122,7 +122,7 @@ def predictions_of(config: Config, storage: Storage) -> str:
         raise TableError(f"{config.path('models')}: no model of this config; run `mmray train` first")
     folder = config.path("predictions", model["model_fingerprint"])
     summary = storage.read_json(f"{folder}/_summary.json")
-    if summary is None or summary["made_from"] != hash_of([data.digest, data.index.digest]):
+    if summary is None or summary["made_from"] != predictions_made_from(config, data):
         raise TableError(f"{folder}: no predictions of these samples; run `mmray score` first")
     return folder
 

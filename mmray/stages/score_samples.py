@@ -1,29 +1,42 @@
-"""A model folder and any samples in, predictions out: no config is needed, the model knows its features.
+"""Trained models and any samples: which features the models read, and that they are made as theirs were.
 
-    samples ──▶ OUTPUT/samples, OUTPUT/features/… ──▶ OUTPUT/predictions/MODEL
+    models, samples ──▶ OUTPUT/samples, OUTPUT/features/… ──▶ OUTPUT/predictions/MODEL      no config needed
+    models, config  ──▶ the config's own samples and tables ──▶ OUTPUT/predictions/MODEL
 
-The features are made as the model's were: same settings, same weights, by content; where a weights file has
-changed since, it is refused by name. Labels are not needed; where the samples have them, the predictions
-stand beside them.
+A model's folder knows its features: same settings, same weights, by content; where a weights file has changed
+since, or a config makes a feature in another way, it is refused by name. Labels are not needed; where the
+samples have them, the predictions stand beside them.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mmray.config import Config, load_config
 from mmray.config.samples import MEDIA_SOURCES
 from mmray.errors import TableError
 from mmray.samples.index import make_index
+from mmray.samples.of_arrays import project_index
 from mmray.stages.extract import extract
 from mmray.storage.filesystem import Storage
 from mmray.storage.uris import absolute
 from mmray.tables.features import Data, require_data
-from mmray.tables.identity import feature_specs, require_same
+from mmray.tables.identity import difference, feature_specs, require_same
 
-__all__ = ["FEATURES", "described", "open_samples"]
+__all__ = ["FEATURES", "Trained", "described", "open_project", "open_samples", "project_of", "trained_models"]
 
 FEATURES = "features.json"
 """File of a model's folder that says how its features are made."""
 WHOLE = ("features", "extract", "columns", "targets", "specs")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model: its folder, its fingerprint, and what its `features.json` says."""
+
+    folder: str
+    fingerprint: str
+    told: dict[str, Any]
 
 
 def described(config: Config, data: Data) -> dict[str, Any]:
@@ -37,37 +50,114 @@ def described(config: Config, data: Data) -> dict[str, Any]:
     }
 
 
-def open_samples(model: str, samples: str, output: str, address: str | None) -> tuple[Config, str, Data]:
-    """Extract a model's features of these samples; a config of that, the model's folder, and the tables.
+def trained_models(models: Sequence[str], storage: Storage) -> list[Trained]:
+    """The models in these folders, or in `model` in them.
 
     Raises:
-        TableError: where there is no such model, or its features cannot be made as they were.
+        TableError: where there is none, or it does not say how its features are made.
+    """
+    found = []
+    for model in models:
+        folder = _model_folder(model, storage)
+        told = storage.read_json(f"{folder}/{FEATURES}")
+        if not isinstance(told, dict) or not told.keys() >= set(WHOLE):
+            raise TableError(
+                f"{folder}: does not say how its features are made (no whole {FEATURES}); train again"
+            )
+        found.append(Trained(folder, storage.read_json(f"{folder}/model.json")["fingerprint"], told))
+    return found
+
+
+def open_samples(
+    models: Sequence[Trained], samples: str, output: str, address: str | None
+) -> tuple[Config, list[Data]]:
+    """Extract the models' features of these samples, each once; a config of that, and each model's data.
+
+    Raises:
+        TableError: where features cannot be made as they were, or two models make one in different ways.
         SamplesError: where the samples are not whole.
     """
     storage = Storage()
-    folder = _model_folder(model, storage)
-    told = storage.read_json(f"{folder}/{FEATURES}")
-    if not isinstance(told, dict) or not told.keys() >= set(WHOLE):
-        raise TableError(
-            f"{folder}: does not say how its features are made (no whole {FEATURES}); train again"
-        )
-    project = {
-        "output": absolute(output),
-        "samples": {
-            _kind_of_source(samples, storage): absolute(samples),
-            "columns": told["columns"],
-            "optional": list(MEDIA_SOURCES),
-        },
-        "targets": told["targets"],
-        "features": told["features"],
-        "extract": told["extract"],
-    }
-    config = load_config(project)
-    made_with = {name: {**spec, "environment": None} for name, spec in told["specs"].items()}
-    here = {name: {**spec, "environment": None} for name, spec in feature_specs(config).items()}
-    require_same(folder, made_with, here, "put back what made the features, or train again on these")
+    source = {_kind_of_source(samples, storage): absolute(samples), "optional": list(MEDIA_SOURCES)}
+    config = project_of(models, source, absolute(output))
     extract(config, address)
-    return config, folder, require_data(config, storage, index=make_index(config, storage))
+    index = make_index(config, storage)
+    data = require_data(config, storage, index=index)
+    return config, [_part(data, model) for model in models]
+
+
+def project_of(models: Sequence[Trained], samples: dict[str, Any], output: str) -> Config:
+    """A config that makes the features of these models.
+
+    Raises:
+        TableError: where they cannot be made here as they were, or two models differ in a feature or target.
+    """
+    first = models[0].told
+    for model in models[1:]:
+        for part in ("extract", "columns"):
+            require_same(f"{model.folder}: its {part}", model.told[part], first[part], ONE_BY_ONE)
+    config = load_config(
+        {
+            "output": output,
+            "samples": {**samples, "columns": first["columns"]},
+            "targets": _joined(models, "targets"),
+            "features": _joined(models, "features"),
+            "extract": first["extract"],
+        }
+    )
+    for model in models:
+        _require_features(config, model, "put back what made the features, or train again on these")
+    return config
+
+
+ONE_BY_ONE = "score with these models one after the other, into outputs of their own"
+
+
+def _joined(models: Sequence[Trained], part: str) -> dict[str, Any]:
+    """What all models say of their features (or targets), by name."""
+    found: dict[str, Any] = {}
+    for model in models:
+        for name, own in model.told[part].items():
+            if name in found and (fields := difference(found[name], own)):
+                raise TableError(
+                    f"{model.folder}: {part[:-1]} {name} is not that of {models[0].folder} "
+                    f"({'; '.join(fields)}); {ONE_BY_ONE}"
+                )
+            found[name] = own
+    return found
+
+
+def open_project(config: Config, models: Sequence[Trained], storage: Storage) -> list[Data]:
+    """Each model's data among a config's samples and complete tables.
+
+    Raises:
+        TableError: where the config lacks a feature of a model, makes it in another way, or has not made it.
+    """
+    for model in models:
+        if lacking := [name for name in model.told["features"] if name not in config.features]:
+            raise TableError(
+                f"{model.folder}: reads {', '.join(lacking)}, which the config does not make; add it to "
+                "features, or score by --model, --samples and --output"
+            )
+        _require_features(config, model, "make the feature as the model's was made")
+    index = project_index(config, storage)
+    wanted = list(dict.fromkeys(name for model in models for name in model.told["features"]))
+    data = require_data(config, storage, wanted, index)
+    return [_part(data, model) for model in models]
+
+
+def _require_features(config: Config, model: Trained, remedy: str) -> None:
+    """That the config makes the model's features as they were made; where imported ones come from is free."""
+    own = [name for name, told in model.told["features"].items() if told["kind"] != "imported"]
+    if not own:
+        return
+    made_with = {name: {**model.told["specs"][name], "environment": None} for name in own}
+    here = {name: {**spec, "environment": None} for name, spec in feature_specs(config, own).items()}
+    require_same(model.folder, made_with, here, remedy)
+
+
+def _part(data: Data, model: Trained) -> Data:
+    return Data(data.index, {name: data.tables[name] for name in model.told["features"]})
 
 
 def _model_folder(model: str, storage: Storage) -> str:

@@ -26,6 +26,9 @@ Predictions (a row a sample): `sample_id`, `split`, for each target `t`: `t` (th
 class, in the order the table's metadata names, or of the levels -3 … 3 of an ordinal scale; then `present`
 (features the model saw), `model` (fingerprint), `error`: why there is no prediction.
 
+On request `t_top`, the likeliest labels with their probabilities; `embedding`, the fused vector; of an
+ensemble `t_spread`, the standard deviation over its models.
+
 Plain Arrow lists, not Ray's tensor extension: pandas, DuckDB, polars and Spark read them as they are.
 """
 
@@ -44,6 +47,7 @@ from mmray.targets import Target
 __all__ = [
     "ERROR",
     "SOURCES",
+    "TOP",
     "FeatureShape",
     "columns_of",
     "errors_of",
@@ -128,11 +132,20 @@ def columns_of(feature: str) -> list[str]:
     return [f"{feature}{part}" for part in ("", "_start_s", "_step_s", "_times_s")]
 
 
-def prediction_schema(targets: Mapping[str, Target]) -> pa.Schema:
-    """Schema of the prediction table."""
+TOP = pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float32())]))
+"""Labels, the likeliest first."""
+
+
+def prediction_schema(
+    targets: Mapping[str, Target], *, top: bool = False, embedding: bool = False, spread: bool = False
+) -> pa.Schema:
+    """Schema of the prediction table, with the columns that are made on request."""
     fields = [pa.field("sample_id", pa.string(), nullable=False), pa.field("split", pa.string())]
     for name, target in targets.items():
         fields += target.fields(name)
+        fields += [pa.field(f"{name}_top", TOP)] if top and target.probabilistic else []
+        fields += [pa.field(f"{name}_spread", pa.float32())] if spread else []
+    fields += [pa.field("embedding", pa.list_(pa.float32()))] if embedding else []
     fields += [
         pa.field("present", pa.list_(pa.string()), nullable=False),
         pa.field("model", pa.string(), nullable=False),

@@ -55,6 +55,8 @@ class Snapshot:
     """`Optimization.state_dict`."""
     test: dict = field(default_factory=dict)
     """Report on the test split, once training has ended."""
+    operating: dict = field(default_factory=dict)
+    """{target: {class: curve}}, as `mmray.training.operating` has them; likewise."""
 
     @property
     def best(self) -> dict[str, float]:
@@ -81,6 +83,7 @@ class Snapshot:
             **self.spec.to_json(),
             "metrics": self.best,
             "test": self.test,
+            "operating": self.operating,
         }
         for name, state in {WEIGHTS: self.weights, **more}.items():
             torch.save(state, folder / name)
@@ -99,7 +102,13 @@ def load_snapshot(folder: str | Path) -> Snapshot:
     spec, weights, model = _load_model(Path(folder))
     trainer = _load(Path(folder) / TRAINER)
     return Snapshot(
-        spec, weights, trainer["history"], trainer["current"], trainer["optimizer"], model["test"]
+        spec,
+        weights,
+        trainer["history"],
+        trainer["current"],
+        trainer["optimizer"],
+        model["test"],
+        model.get("operating", {}),
     )
 
 
@@ -123,7 +132,8 @@ def load_predictor(folder: str | Path, device: str = "cpu") -> Predictor:
     spec, weights, model = _load_model(Path(folder))
     network = spec.build()
     network.load_state_dict(weights)
-    return Predictor(network.to(device).eval(), spec, model["fingerprint"], device)
+    operating = model.get("operating", {})  # absent in models of earlier versions
+    return Predictor(network.to(device).eval(), spec, model["fingerprint"], device, operating)
 
 
 def model_fingerprint(spec: ModelSpec, weights: Mapping[str, Tensor]) -> str:

@@ -11,9 +11,10 @@ from mmray.targets.metrics import CALIBRATION
 from mmray.training.aggregate import bootstrap_interval
 from mmray.training.batches import Examples
 from mmray.training.losses import Objective, loss_divisors, loss_sums
+from mmray.training.operating import Curve, curves
 from mmray.training.spec import ModelSpec
 
-__all__ = ["calibrated", "test_report", "validation_metrics"]
+__all__ = ["calibrated", "operating_curves", "test_report", "validation_metrics"]
 
 
 def validation_metrics(
@@ -41,6 +42,17 @@ def calibrated(
         seen = known(truths[name])
         fitted[name] = target.calibrated(outputs[name][seen], truths[name][seen]) if seen.any() else target
     return replace(spec, targets=fitted)
+
+
+def operating_curves(
+    spec: ModelSpec, truths: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, Curve]]:
+    """{target: {class: `mmray.training.operating` curve}} of these validation rows."""
+    found = {}
+    for name, target in spec.targets.items():
+        seen = known(truths[name])
+        found[name] = curves(target, target.decode(outputs[name][seen]), truths[name][seen])
+    return found
 
 
 def test_report(

@@ -30,7 +30,7 @@ from mmray.fusion.model import FusionModel
 from mmray.targets import Target, known
 from mmray.training.batches import Examples, FeatureSet
 from mmray.training.checkpoint import Snapshot, load_snapshot, load_weights, require_same_training
-from mmray.training.evaluation import calibrated, test_report, validation_metrics
+from mmray.training.evaluation import calibrated, operating_curves, test_report, validation_metrics
 from mmray.training.losses import Objective, loss_divisors, loss_sums
 from mmray.training.monitor import monitored, never_defined, standing, undefined_by_truths
 from mmray.training.optimization import Optimization
@@ -195,13 +195,14 @@ def fit(
     model.load_state_dict(best_weights)
     outputs = _all_outputs(model, feed, rows["val"], train_config.batch_size, worker)
     spec = calibrated(spec, val_truths, outputs)
+    operating = operating_curves(spec, val_truths, outputs)
     test: dict[str, dict] = {}
     if len(rows["test"]):
         outputs = _all_outputs(model, feed, rows["test"], train_config.batch_size, worker)
         if rank == 0:
             test = test_report(spec, truths, feed.present, in_train, rows["test"], outputs, index.group)
         test = worker.from_first(test)
-    snapshot = Snapshot(spec, best_weights, history, current, optimization.state_dict(), test)
+    snapshot = Snapshot(spec, best_weights, history, current, optimization.state_dict(), test, operating)
     odd = [*_without_truth(feed.targets, rows), *_without_meaning(feed, list(spec.shapes), rows)]
     return FitResult(model.eval(), snapshot, counts, transfer, odd)
 

@@ -180,3 +180,29 @@ def test_a_space_with_a_wrong_value_is_refused_before_ray(table_project, monkeyp
     assert "tune.space.train.batch_size" in str(caught.value)
     with pytest.raises(ConfigError, match="is empty"):
         tune(table_project())
+
+
+def test_several_models_score_a_config_s_samples_side_by_side_and_together(table_project):
+    config = table_project("train.workers=1", "train.epochs=1")
+    models = [train(override(config, {"train.seed": seed}))["model"] for seed in (0, 1)]
+    summary = score(config, model=models)
+    assert summary["rows"] == summary["rows_this_run"] == 203
+    assert len(summary["models"]) == 2
+    together = pa.concat_tables(read_table(Storage(), summary["output"]))
+    own = [pa.concat_tables(read_table(Storage(), each["output"])) for each in summary["models"].values()]
+    mean = np.mean([table["score_predicted"].to_numpy() for table in own], axis=0)
+    np.testing.assert_allclose(together["score_predicted"].to_numpy(), mean)
+    assert together["emotion"] == own[0]["emotion"]
+    again = score(config, model=models)
+    assert (again["rows_this_run"], again["output"]) == (0, summary["output"])
+
+    # Another option is another table, made again; a target that a model does not know is told.
+    held = score(override(config, {"score.abstain_below": 0.99, "score.top_k": 2}), model=models[0])
+    table = pa.concat_tables(read_table(Storage(), held["output"]))
+    assert held["rows_this_run"] == 203
+    assert held["abstained"] == table["emotion_predicted"].null_count > 0
+    assert all(len(top) == 2 for top in table["emotion_top"].to_pylist())
+    with pytest.raises(ConfigError, match="no such class; there are class0"):
+        score(override(config, {"score.thresholds": {"emotion": {"happy": 0.5}}}), model=models[0])
+    with pytest.raises(TableError, match=r"(?s)made with other settings.*hop_ms"):
+        score(override(config, {"features.voice.hop_ms": 20.0}), model=models[0])

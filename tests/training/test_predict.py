@@ -1,17 +1,21 @@
+import dataclasses
 import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 import torch
 
 from mmray.config import ModelConfig, TrainConfig
-from mmray.errors import TableError
+from mmray.config.running import ScoreConfig
+from mmray.errors import ConfigError, TableError
 from mmray.tables.schemas import FeatureShape, prediction_schema, vectors_to_column
 from mmray.targets import CLASSES_METADATA, ClassificationTarget
 from mmray.training.batches import FeatureSet
 from mmray.training.checkpoint import load_predictor
 from mmray.training.loop import fit
+from mmray.training.operating import threshold_for
 from mmray.training.predict import Predictor
 
 FEATURES = ["audio", "video", "words"]
@@ -186,3 +190,92 @@ def test_predictions_of_every_kind_of_target(make_table, every_target, with_ever
     assert without["tags_predicted"] == out["tags_predicted"]
     unseen = [row for row in out.to_pylist() if not row["present"]]
     assert all(row[f"{name}_predicted"] is None for row in unseen for name in every_target)
+
+
+# ------------------------------------------------------------------------------------ options of score
+
+
+def test_options_add_columns_and_change_no_other(predictor, make_table):
+    table = make_table(40, seed=9)
+    plain = predictor.predict(table)
+    more = predictor.predict(table, options=ScoreConfig(top_k=1, embeddings=True))
+    assert more.select(plain.column_names).equals(plain)
+    assert {*more.column_names} - {*plain.column_names} == {"mood_top", "embedding"}
+    classes = json.loads(plain.schema.metadata[CLASSES_METADATA])["mood"]
+    for row in more.to_pylist():
+        if row["mood_probabilities"] is None:
+            assert row["mood_top"] is row["embedding"] is None
+            continue
+        best = max(zip(row["mood_probabilities"], classes))
+        assert row["mood_top"] == [{"label": best[1], "probability": best[0]}]
+    # The heads are linear: of the embedding they give the scores, here found again by least squares.
+    known = [row for row in more.to_pylist() if row["embedding"]]
+    x = np.column_stack([np.array([row["embedding"] for row in known]), np.ones(len(known))])
+    y = np.array([row["score_predicted"] for row in known])
+    solution, *_ = np.linalg.lstsq(x, y, rcond=None)
+    np.testing.assert_allclose(x @ solution, y, atol=1e-2)
+
+
+def test_a_late_fusion_has_an_embedding_too(make_table, targets, tmp_path):
+    data = FeatureSet.load(make_table(60), FEATURES, targets)
+    model = ModelConfig.model_validate({"fusion": {"kind": "late"}})
+    fit(model, TrainConfig(epochs=1), data, FEATURES, targets).save(tmp_path)
+    out = load_predictor(tmp_path).predict(make_table(9), options=ScoreConfig(embeddings=True))
+    assert len({len(row) for row in out["embedding"].to_pylist() if row}) == 1
+
+
+def test_what_is_not_sure_enough_is_null_and_keeps_its_probabilities(predictor, make_table):
+    table = make_table(60, seed=9)
+    plain = predictor.predict(table).to_pylist()
+    out = predictor.predict(table, options=ScoreConfig(abstain_below={"mood": 0.8})).to_pylist()
+    for before, after in zip(plain, out):
+        sure = before["mood_probabilities"] and max(before["mood_probabilities"]) >= 0.8
+        assert after["mood_predicted"] == (before["mood_predicted"] if sure else None)
+        assert after["mood_probabilities"] == before["mood_probabilities"]
+        assert after["score_predicted"] == before["score_predicted"]
+    assert 0 < sum(row["mood_predicted"] is None for row in out) < 60
+
+
+def test_a_class_must_reach_its_threshold(predictor, make_table):
+    table = make_table(60, seed=9)
+    plain = predictor.predict(table).to_pylist()
+    out = predictor.predict(table, options=ScoreConfig(thresholds={"mood": {"high": 0.9}})).to_pylist()
+    for before, after in zip(plain, out):
+        if not before["present"]:
+            continue
+        high, low = before["mood_probabilities"]
+        assert after["mood_predicted"] == ("high" if high >= 0.9 and high >= low else "low")
+    with pytest.raises(ConfigError, match=r"hi: no such class; there are high, low"):
+        predictor.predict(table, options=ScoreConfig(thresholds={"mood": {"hi": 0.9}}))
+    with pytest.raises(ConfigError, match="no probability to hold back by"):
+        predictor.predict(table, options=ScoreConfig(thresholds={"score": {"hi": 0.9}}))
+
+
+def test_a_wanted_precision_is_met_on_validation(predictor, make_table, targets):
+    """The curves are of the validation rows that the model was chosen by; they are looked up by hand here."""
+    table = make_table(150)
+    val = table.filter(pa.compute.equal(table["split"], "val"))
+    plain = [row for row in predictor.predict(val).to_pylist() if row["mood_predicted"] and row["mood"]]
+    wanted = 0.95
+    out = predictor.predict(val, options=ScoreConfig(precision={"mood": wanted})).to_pylist()
+    said = [row for row in out if row["mood_predicted"] and row["mood"]]
+    for label in ("high", "low"):
+        right = [row["mood"] == label for row in said if row["mood_predicted"] == label]
+        assert np.mean(right) >= wanted
+        # One row less sure would fall short: the next threshold that curve knows is below the wanted share.
+        curve = predictor.operating["mood"][label]
+        lower = [share for threshold, share, _ in curve if threshold < threshold_for(curve, wanted)]
+        assert all(share < wanted for share in lower)
+    assert len(said) <= len(plain)
+    bare = dataclasses.replace(predictor, operating={})
+    with pytest.raises(TableError, match="train again"):
+        bare.predict(val, options=ScoreConfig(precision={"mood": wanted}))
+
+
+def test_uncalibrated_probabilities_are_the_models_own(predictor, make_table):
+    table = make_table(20, seed=9, missing=0)
+    fitted = predictor.spec.targets["mood"].temperature
+    calm, raw = (predictor.predict(table, options=ScoreConfig(calibrated=on)) for on in (True, False))
+    p, q = (np.array(each["mood_probabilities"].to_pylist(), float) for each in (calm, raw))
+    odds = np.log(p[:, 0] / p[:, 1]) * fitted
+    np.testing.assert_allclose(odds, np.log(q[:, 0] / q[:, 1]), rtol=1e-3, atol=1e-4)
