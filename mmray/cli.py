@@ -59,6 +59,22 @@ RETRY_FAILED = click.Option(
 )
 
 
+def _log_format(ctx: click.Context, param: click.Parameter, value: str) -> None:
+    if value == "json":  # before the console is made
+        os.environ["MMRAY_LOG_FORMAT"] = value
+
+
+LOG_FORMAT = click.Option(
+    ["--log-format"],
+    type=click.Choice(["text", "json"]),
+    default="text",
+    is_eager=True,
+    expose_value=False,
+    callback=_log_format,
+    help="Of stderr: progress and notes as text, or an object a line.",
+)
+
+
 @dataclass(frozen=True)
 class Stage:
     """A command that takes a config: what it does, whether it runs on Ray, and options of its own.
@@ -77,8 +93,7 @@ STAGES = (
     Stage(
         "check",
         "Look before you run: all faults that can be found now. Config, storage, samples and labels; a few "
-        "samples decoded and encoded; the plan.",
-        on_ray=False,
+        "samples decoded and encoded; the plan. With --address each machine of the cluster is asked.",
         options=(REFERENCE,),
     ),
     Stage(
@@ -175,7 +190,7 @@ def _command(stage: Stage) -> click.Command:
 
     address = (ADDRESS,) if stage.on_ray else ()
     config = CONFIG if stage.needs_config else OPTIONAL_CONFIG
-    params = [config, OVERRIDES, *address, *stage.options, JSON]
+    params = [config, OVERRIDES, *address, *stage.options, JSON, LOG_FORMAT]
     brief = stage.does.partition(". ")[0].rstrip(".")
     return click.Command(stage.name, callback=run, params=list(params), help=stage.does, short_help=brief)
 
@@ -286,31 +301,64 @@ DASHBOARD = click.option(
 @click.argument("stage", metavar="STAGE", type=click.Choice([stage.name for stage in STAGES]))
 @click.argument("config", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.argument("overrides", metavar="[section.key=value]…", nargs=-1)
-@DASHBOARD
+@click.option(
+    "--address",
+    envvar="RAY_API_SERVER_ADDRESS",
+    help="The cluster's dashboard; without one cluster.address of the config, else http://127.0.0.1:8265.",
+)
 @click.option("--name", help="The job's id; without one PROJECT-STAGE-N.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the cluster has the job.")
 @click.option("--retry-failed", is_flag=True, help="Of extract: do the rows that failed again.")
+@click.option("--env", "env", metavar="NAME", multiple=True, help="An environment variable to send along.")
+@click.option("--env-file", metavar="FILE", help="NAME=value lines to send along.")
+@click.option("--pip", metavar="PACKAGE", multiple=True, help="A package to install for the job.")
+@click.option("--json", "as_json", is_flag=True, help="The log to stderr; how it ended as JSON on stdout.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Of the job's log.")
 def submit(
     stage: str,
     config: Path,
     overrides: tuple[str, ...],
-    address: str,
+    address: str | None,
     name: str | None,
     no_wait: bool,
     retry_failed: bool,
+    env: tuple[str, ...],
+    env_file: str | None,
+    pip: tuple[str, ...],
+    as_json: bool,
+    log_format: str,
 ) -> NoReturn:
     """Run a stage on a cluster, as a Ray Job.
 
-    Uploads code and config, streams the log, returns the stage's exit code. A cut connection is made again;
-    Ctrl-C leaves the job running.
+    Uploads code, config, modules of yours that features name, and the environment variables asked for (their
+    values stand in no log or list of jobs); streams the log, returns the stage's exit code. A cut connection
+    is made again; Ctrl-C leaves the job running.
     """
     if retry_failed and stage != "extract":
         raise click.BadParameter("--retry-failed is an option of extract alone")
+    if unset := [variable for variable in env if variable not in os.environ]:
+        raise click.BadParameter(f"not set here: {', '.join(unset)}", param_hint="--env")
     loaded = mmray.load_config(config, overrides)
+    from mmray.stages.submit import environment_file
     from mmray.stages.submit import submit as run_submit
 
-    options = ["--retry-failed"] if retry_failed else []
-    sys.exit(run_submit(stage, loaded, str(config), address, options, name=name, wait=not no_wait))
+    sent = {**(environment_file(env_file) if env_file else {}), **{each: os.environ[each] for each in env}}
+    code = run_submit(
+        stage,
+        loaded,
+        str(config),
+        address,
+        [
+            *(["--retry-failed"] if retry_failed else []),
+            *(["--log-format=json"] if log_format == "json" else []),
+        ],
+        name=name,
+        environment=sent,
+        pip=pip,
+        wait=not no_wait,
+        as_json=as_json,
+    )
+    sys.exit(code)
 
 
 @app.command()
@@ -318,7 +366,7 @@ def submit(
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON on stdout.")
 def jobs(address: str, as_json: bool) -> None:
     """The cluster's jobs, the newest last."""
-    from mmray.stages.submit import jobs as find
+    from mmray.distributed.jobs import jobs as find
 
     found = find(address)
     if as_json:
@@ -335,7 +383,7 @@ def jobs(address: str, as_json: bool) -> None:
 @DASHBOARD
 def logs(job: str, follow: bool, address: str) -> NoReturn:
     """A job's log."""
-    from mmray.stages.submit import follow as tail
+    from mmray.distributed.jobs import follow as tail
 
     sys.exit(tail(job, address, to_the_end=follow))
 
@@ -343,9 +391,19 @@ def logs(job: str, follow: bool, address: str) -> NoReturn:
 @app.command()
 @click.argument("job", metavar="ID")
 @DASHBOARD
+def attach(job: str, address: str) -> NoReturn:
+    """Follow a job again: its log from the start, then its exit code, as `submit` would."""
+    from mmray.distributed.jobs import follow as tail
+
+    sys.exit(tail(job, address))
+
+
+@app.command()
+@click.argument("job", metavar="ID")
+@DASHBOARD
 def stop(job: str, address: str) -> None:
     """End a job; what is finished stays."""
-    from mmray.stages.submit import stop as end
+    from mmray.distributed.jobs import stop as end
 
     click.echo(f"{job}: {end(job, address)}")
 

@@ -1,12 +1,14 @@
 """What a person sees while a stage works and when it ends: progress on stderr, summaries on stdout."""
 
+import io
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from datetime import UTC, datetime
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from mmray.results.table import ResultsTable
+from mmray.storage.strict_json import dumps
 
 __all__ = [
     "duration",
@@ -31,10 +34,43 @@ __all__ = [
 ]
 
 LINE_S = 30.0  # between two lines of progress in a log
+LOG_FORMAT = "MMRAY_LOG_FORMAT"
+"""A variable of the environment; `json`: what goes to stderr is an object a line."""
+
+
+class JsonLines(io.TextIOBase):
+    """A stream on which every line becomes an object, {time, message}, for programs that gather logs."""
+
+    def __init__(self, stream: IO[str]):
+        self.stream, self.begun = stream, ""
+
+    def write(self, text: str) -> int:
+        """Text that ends a line, or goes on with one."""
+        *whole, self.begun = (self.begun + text).split("\n")
+        for line in whole:
+            if line.strip():
+                self.emit(message=line.strip())
+        return len(text)
+
+    def emit(self, **fields: Any) -> None:
+        """One object, with the time."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self.stream.write(dumps({"time": now, **fields}) + "\n")
+        self.stream.flush()
+
+    def flush(self) -> None:
+        """Lines are written when they end."""
+
+
+def _stderr() -> Console:
+    if os.environ.get(LOG_FORMAT) == "json":
+        return Console(file=cast(IO[str], JsonLines(sys.stderr)), highlight=False, width=10_000)
+    return Console(stderr=True, highlight=False)
+
 
 # Not a terminal: a table is for a file or a log, which must not be folded at 80.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True, highlight=False)
+err = _stderr()
 
 
 class Meter:
@@ -55,6 +91,14 @@ class Meter:
         self.note = note
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, advance=rows, note=note)
+
+    def record(self) -> dict[str, Any]:
+        """How far it is, for a program: {stage, done, total, per_s, left_s, seconds, note}."""
+        seconds = time.monotonic() - self.start
+        rate = (self.done - self.before) / seconds if seconds else 0.0
+        left = round((self.total - self.done) / rate, 1) if self.total and rate else None
+        told = {"stage": self.what, "done": self.done, "total": self.total, "per_s": round(rate, 4)}
+        return {**told, "left_s": left, "seconds": round(seconds, 1), "note": self.note}
 
     def line(self) -> str:
         """How far it is, in a line of a log: `extract 640/1200, 12.5/s, 45 s left; 3 failed`."""
@@ -94,7 +138,10 @@ def _lines(meter: Meter) -> Iterator[Meter]:
 
     def tell() -> None:
         while not ended.wait(LINE_S):
-            err.print(meter.line(), markup=False, soft_wrap=True)
+            if isinstance(err.file, JsonLines):
+                err.file.emit(**meter.record())
+            else:
+                err.print(meter.line(), markup=False, soft_wrap=True)
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()

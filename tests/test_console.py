@@ -1,8 +1,12 @@
 """What a log says while a stage works."""
 
 import io
+import json
 import re
+import subprocess
+import sys
 import time
+from datetime import datetime
 
 import pytest
 from rich.console import Console
@@ -49,3 +53,25 @@ def test_an_unknown_total_has_no_time_left(log):
 )
 def test_durations(seconds, said):
     assert console.duration(seconds) == said
+
+
+def test_a_log_for_programs_is_an_object_a_line(monkeypatch):
+    text = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=console.JsonLines(text), width=10_000))
+    monkeypatch.setattr(console, "LINE_S", 0.02)
+    console.err.print("waiting: 2 CPUs needed,\n0 free", markup=False)
+    with console.progress("extract", total=10, done=4) as meter:
+        meter.advance(3, "1 failed")
+        awaited(text, '"done": 7')
+    lines = [json.loads(line) for line in text.getvalue().splitlines()]
+    assert [line["message"] for line in lines[:2]] == ["waiting: 2 CPUs needed,", "0 free"]
+    told = next(line for line in lines if line.get("done") == 7)
+    assert (told["stage"], told["total"], told["note"]) == ("extract", 10, "1 failed")
+    assert datetime.fromisoformat(told["time"]).tzinfo is not None
+
+
+def test_the_format_of_the_log_is_an_option(tmp_path):
+    command = [sys.executable, "-m", "mmray", "check", "nowhere.yaml", "--log-format", "xml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'text', 'json'" in done.stderr

@@ -1,4 +1,4 @@
-"""Epochs as they happen: from a worker on any machine to this terminal and to TensorBoard."""
+"""Epochs as they happen: from a worker on any machine to this terminal, to TensorBoard and Prometheus."""
 
 import contextlib
 import tempfile
@@ -9,6 +9,7 @@ from typing import Any
 
 from mmray import console
 from mmray.config import Config
+from mmray.distributed.metrics import count_epoch
 from mmray.storage.filesystem import Storage
 from mmray.storage.uris import absolute, scheme_of
 
@@ -54,6 +55,7 @@ def watch_training(feed: Any, config: Config, storage: Storage, folder: str) -> 
                 for name, value in metrics.items():
                     if name != "epoch":
                         board.add_scalar(name, value, int(metrics["epoch"]))
+                count_epoch(config.name, "train")
                 losses = f"train {metrics['train_loss']:.3f}  val {metrics['val_loss']:.3f}"
                 meter.advance(1, f"{losses}  best epoch {int(metrics['best_epoch'])}")
 
@@ -65,7 +67,7 @@ def watch_training(feed: Any, config: Config, storage: Storage, folder: str) -> 
 
 
 @contextlib.contextmanager
-def watch_trials(feed: Any, choose: Callable[[list[float]], float]) -> Iterator[None]:
+def watch_trials(project: str, feed: Any, choose: Callable[[list[float]], float]) -> Iterator[None]:
     """Show how many trials and epochs ran and the best value so far, while the block runs."""
     trials: set[str] = set()
     values: list[float] = []
@@ -74,6 +76,7 @@ def watch_trials(feed: Any, choose: Callable[[list[float]], float]) -> Iterator[
         def show(metrics: dict[str, Any]) -> None:
             trials.add(metrics["trial"])
             values.append(metrics["best"])
+            count_epoch(project, "tune", len(trials))
             meter.advance(1, f"epochs of {len(trials)} trials, best {choose(values):.4f}")
 
         with _following(feed, show):

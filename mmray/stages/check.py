@@ -13,23 +13,26 @@ import pyarrow as pa
 
 from mmray import console
 from mmray.config import Config, ConfigLike, as_config
+from mmray.config.samples import MEDIA_SOURCES
 from mmray.distributed.admission import ExtractPlan, Node, plan_extract, plan_score, plan_train, plan_tune
 from mmray.errors import PlanError, SamplesError, TableError
 from mmray.samples.index import Index, make_index
 from mmray.storage.filesystem import Storage
 from mmray.storage.scratch import scratch_folder
-from mmray.storage.uris import absolute, parent, scheme_of
+from mmray.storage.uris import absolute, cell_of, parent, scheme_of, span_of
 
 __all__ = ["check", "show"]
 
 
-def check(config: ConfigLike) -> dict[str, Any]:
-    """What was found: {samples, partitions, splits, notes, tried, model, here, plan}.
+def check(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
+    """What was found: {samples, partitions, splits, notes, tried, model, here, plan, nodes}.
 
     `tried` has, for the first, the middle and the last sample, what became of each feature: {steps, dim}
     (dim None: words), or {reason, detail}. `model` is what is trained, after one step on these samples:
     {parameters, trained, loss}; None without targets, or with imported features. `plan` has a line a stage
-    for this machine alone; a stage that only a larger cluster can run has the arithmetic there.
+    for this machine alone, or, with `address` (or RAY_ADDRESS), for that cluster, each of whose machines is
+    asked what it has and reaches: `nodes`, else None. A stage that only a larger cluster can run has the
+    arithmetic there.
 
     Raises:
         MmrayError: the first thing that would stop a run.
@@ -40,7 +43,7 @@ def check(config: ConfigLike) -> dict[str, Any]:
         imported = ", ".join(config.features)
         raise TableError(f"features {imported} are imported: `mmray import-features` checks them")
     storage = Storage(config.storage)
-    _require_writable(storage, config.output)
+    storage.require_writable(_nearest(config.output))
     with scratch_folder() as folder:
         index = make_index(config, storage, folder)
         if config.targets:
@@ -49,7 +52,10 @@ def check(config: ConfigLike) -> dict[str, Any]:
         tried, made = _try(config.model_copy(update={"features": extracted}), storage, samples)
         whole = made.keys() == config.features.keys()
         model = _rehearse(config, storage, index, samples, made) if config.targets and whole else None
-    here, stages = _plan_here(config, len(index.partitions))
+    address = address or os.environ.get("RAY_ADDRESS")
+    nodes = _ask(config, storage, address, samples) if address else None
+    machines = _machines(nodes)
+    stages = _plan(config, machines, len(index.partitions))
     return {
         "samples": index.rows,
         "partitions": len(index.partitions),
@@ -57,8 +63,9 @@ def check(config: ConfigLike) -> dict[str, Any]:
         "notes": [*index.leaks, *index.notes],
         "tried": tried,
         "model": model,
-        "here": {"cpus": here.cpus, "gpus": here.gpus},
+        "here": {"cpus": sum(each.cpus for each in machines), "gpus": sum(each.gpus for each in machines)},
         "plan": stages,
+        "nodes": nodes,
     }
 
 
@@ -80,19 +87,24 @@ def show(findings: Mapping[str, Any], config_path: str) -> None:
         frozen = model["parameters"] - model["trained"]
         lines.append(f"model     {model['parameters']:,} numbers, {frozen:,} of them frozen; one step went")
     here = findings["here"]
-    lines.append(f"on this machine ({here['cpus']:g} CPU, {here['gpus']:g} GPU)")
+    if findings["nodes"]:
+        from mmray.stages.check_cluster import line
+
+        lines += ["the cluster's machines", *(f"  {line(node)}" for node in findings["nodes"])]
+    where = f"on the {len(findings['nodes'])} of them" if findings["nodes"] else "on this machine"
+    lines.append(f"{where} ({here['cpus']:g} CPU, {here['gpus']:g} GPU)")
     lines += [f"  {stage:<8}{told}" for stage, told in findings["plan"].items()]
     lines.append(f"next      mmray run {config_path}")
     console.out.print("\n".join(lines), markup=False)
 
 
-def _require_writable(storage: Storage, folder: str) -> None:
-    """Try the folder, or the nearest one above it that is there: looking must not make it."""
+def _nearest(folder: str) -> str:
+    """The folder, or the nearest one above it that is there: looking must not make it."""
     if scheme_of(folder) != "s3":
         folder = absolute(folder)
         while not os.path.lexists(folder):
             folder = parent(folder)
-    storage.require_writable(folder)
+    return folder.rstrip("/")
 
 
 def _check_targets(config: Config, storage: Storage, index: Index) -> None:
@@ -175,25 +187,46 @@ def _rehearse(
         )
 
 
-def _plan_here(config: Config, partitions: int) -> tuple[Node, dict[str, str]]:
-    """This machine, and what each stage would run on it."""
+def _ask(config: Config, storage: Storage, address: str, samples: pa.Table) -> list[dict[str, Any]]:
+    """What the machines of the cluster say; they look for a file of the samples that is seen from here."""
+    from mmray.distributed.connect import connect
+    from mmray.stages.check_cluster import ask_nodes
+
+    connect(address)
+    uris = [uri for name in MEDIA_SOURCES[:3] if name in samples.column_names
+            for uri in samples[name].to_pylist() if uri]  # fmt: skip
+    files = [cell.uri if (cell := cell_of(uri)) else span_of(uri).uri for uri in uris]
+    seen = next((file for file in files if storage.exists(file)), None)
+    return ask_nodes(config, _nearest(config.output), seen)
+
+
+def _machines(nodes: list[dict[str, Any]] | None) -> list[Node]:
+    """Those of the cluster, or this one."""
     import torch
 
-    here = Node(os.cpu_count() or 1, torch.cuda.device_count())
+    if nodes is None:
+        return [Node(os.cpu_count() or 1, torch.cuda.device_count())]
+    from mmray.distributed.connect import nodes as cluster_nodes
+
+    return cluster_nodes()
+
+
+def _plan(config: Config, machines: list[Node], partitions: int) -> dict[str, str]:
+    """What each stage would run on them."""
     stages: dict[str, Callable[[], str]] = {
-        "extract": lambda: _told(plan_extract(config.extract, [here], partitions)),
-        "train": lambda: str(plan_train(config.train, [here]).pool),
-        "score": lambda: str(plan_score(config.score, [here], partitions)),
+        "extract": lambda: _told(plan_extract(config.extract, machines, partitions)),
+        "train": lambda: str(plan_train(config.train, machines).pool),
+        "score": lambda: str(plan_score(config.score, machines, partitions)),
     }
     if config.tune.space:
-        stages["tune"] = lambda: f"{config.tune.trials} trials, {plan_tune(config.tune, [here])} at a time"
+        stages["tune"] = lambda: f"{config.tune.trials} trials, {plan_tune(config.tune, machines)} at a time"
     told = {}
     for stage, plan in stages.items():
         try:
             told[stage] = plan()
         except PlanError as error:
             told[stage] = str(error)
-    return here, told
+    return told
 
 
 def _told(plan: ExtractPlan) -> str:

@@ -218,6 +218,7 @@ def _extract(
 ) -> dict[str, Any]:
     """Do these partitions, counting them; returns where they ran and what that took."""
     from mmray.distributed import pools as cluster
+    from mmray.distributed.metrics import Progress
     from mmray.stages.extract_actors import Encode, Extract, Work
 
     pools = plan_extract(config.extract, cluster.nodes(), len(todo))
@@ -231,10 +232,14 @@ def _extract(
         return cluster.Stage(Extract, pools.actors, {"work": work}, servers)
 
     start = time.perf_counter()
+    encoders = pools.encoders.size if pools.encoders else 0
+    left = index.rows - tally.rows
+    watched = Progress(config.name, "extract", rows=left, partitions=len(todo), encoders=encoders)
     with console.progress("extract", total=index.rows, done=tally.rows) as meter:
         for row in cluster.stream_partitions(todo, stage):
             report = json.loads(row["report"])
             tally.add_report(report)
+            watched.partition(report["rows"], report)
             rate = tally.rows_now / (time.perf_counter() - start)
             meter.advance(report["rows"], f"{rate:.1f}/s, {tally.failed_rows} failed")
             tally.check_budget(config.extract.max_failed_fraction, index.rows)

@@ -272,9 +272,12 @@ def _score(
     actors = 0
     if todo:
         from mmray.distributed import pools as cluster
+        from mmray.distributed.metrics import Progress
 
         cluster.connect(address)
         actors = plan_score(config.score, cluster.nodes(), len(todo)).size
+        left = scoring.data.index.rows - earlier
+        watched = Progress(config.name, "score", rows=left, partitions=len(todo))
         with console.progress("score", total=scoring.data.index.rows, done=earlier) as meter:
             for count in cluster.stream_partitions(
                 todo,
@@ -283,6 +286,7 @@ def _score(
                 ),
             ):
                 counts.append(count)
+                watched.partition(count["rows"])
                 meter.advance(count["rows"])
     rows = sum(count["rows"] for count in counts)
     return {

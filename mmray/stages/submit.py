@@ -4,70 +4,85 @@ The job does not need the command that submitted it: a connection that is cut is
 the job running, and `mmray logs` comes back to it.
 """
 
-import asyncio
 import hashlib
-import logging
+import importlib.metadata
+import importlib.util
+import json
 import os
 import re
 import shlex
+import shutil
+import site
+import sys
+import sysconfig
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmray import console
 from mmray.config import Config, dump_config
-from mmray.errors import PlanError, WorkerError
+from mmray.distributed.jobs import ENDED, client_of, follow_job, free_name, start_job
+from mmray.errors import LockedError, PlanError
+from mmray.stages.job import ENVIRONMENT, NEEDS
+from mmray.storage.strict_json import dumps
 
-__all__ = ["follow", "jobs", "stop", "submit"]
+__all__ = ["environment_file", "submit"]
 
-AGENT_S = 60.0
-"""On a busy machine a head that has just been started takes tens of seconds."""
-SILENT_S = 60.0
-"""A log that says nothing for so long: is the job still there?"""
-OUTAGE_S = 600.0
-"""A dashboard that cannot be reached for so long is given up; the job goes on."""
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+DASHBOARD = "http://127.0.0.1:8265"
+WRITE = ("extract", "import-features", "train", "tune", "compare", "score", "run")
+"""Stages that hold their output's lock: of one output one runs at a time."""
 
 
 def submit(
     stage: str,
     config: Config,
     config_path: str,
-    address: str,
+    address: str | None = None,
     options: Sequence[str] = (),
     *,
     name: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    pip: Sequence[str] = (),
     wait: bool = True,
+    as_json: bool = False,
 ) -> int:
     """Run `mmray STAGE` on the cluster behind the dashboard at `address`; returns the job's exit code.
 
+    What travels: this mmray, the config, modules of yours that its features name, `environment` (beside what
+    `cluster.env` names), and the names of the packages to install (`pip`, `cluster.pip`). The `python` of the
+    cluster's machines must have mmray's dependencies (cluster/README.md). Local paths of the config are
+    absolute: they must be the same files on every machine, or be s3://.
+
     `options` are the stage's own, as on its command line; `name` is the job's id (`PROJECT-STAGE-N` without
-    one). With `wait=False` it returns 0 as soon as the cluster has taken the job.
-    The `python` of the cluster's machines must have mmray's dependencies (cluster/README.md); mmray itself
-    is uploaded, and wins over one that is installed there. Local paths of the config are absolute: they must
-    be the same files on every machine, or be s3://.
+    one). With `wait=False` it returns 0 as soon as the cluster has taken the job. With `as_json` the log goes
+    to stderr, and stdout gets {job, address, status, exit_code}.
 
     Raises:
-        PlanError: where no Ray dashboard answers, or it refuses the token or the job.
+        PlanError: where no Ray dashboard answers, or it refuses the token or the job, or a variable that
+            `cluster.env` names is not set.
+        LockedError: where a job of this output runs; it is named.
         WorkerError: where the dashboard is out of reach for `OUTAGE_S`.
     """
-    client = _client(address)
-    text = dump_config(config)
-    job = name or _free_name(client, f"{config.name}-{stage}")
+    address = address or config.cluster.address or DASHBOARD
+    sent = {**_named(config.cluster.env), **(environment or {})}
+    packages = [*config.cluster.pip, *pip]
+    client = client_of(address)
+    job = name or free_name(client, f"{config.name}-{stage}")
+    if stage in WRITE:
+        _require_alone(client, config, address)
+    settings = config.cluster
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(config_path).name
-        Path(folder, file).write_text(text, encoding="utf-8")
-        _submit_job(
+        file = _pack(config, config_path, sent, Path(folder))
+        start_job(
             client,
-            entrypoint=shlex.join(["python", "-m", "mmray", stage, file, *options]),
+            entrypoint=shlex.join(["python", "-m", "mmray.stages.job", stage, file, *options]),
             submission_id=job,
             metadata={
                 "project": config.name,
                 "stage": stage,
-                "config": hashlib.sha256(text.encode()).hexdigest()[:16],
+                "output": config.output,
+                "config": hashlib.sha256(Path(folder, file).read_bytes()).hexdigest()[:16],
                 "user": os.environ.get("USER", ""),
             },
             runtime_env={
@@ -75,198 +90,130 @@ def submit(
                 "py_modules": [str(Path(__file__).parents[1])],
                 "excludes": ["__pycache__"],
                 "env_vars": {"MMRAY_SUBMITTED_AS": f"{shlex.quote(config_path)} --address {address}"},
+                **({"worker_process_setup_hook": "mmray.stages.job.take_environment"} if sent else {}),
+                **({"pip": packages} if packages else {}),
             },
+            entrypoint_num_cpus=settings.driver_cpus,
+            entrypoint_resources=settings.driver_resources or None,
+            entrypoint_label_selector=settings.driver_labels or None,
         )
     console.err.print(f"job {job} at {address}; it goes on without this command", markup=False)
-    if not wait:
-        console.out.print(
-            f"{job}\n  log      mmray logs -f {job} --address {address}\n"
-            f"  end it   mmray stop {job} --address {address}",
-            markup=False,
-            soft_wrap=True,
-        )
-        return 0
-    return _follow(client, job, address)
-
-
-def follow(job: str, address: str, *, to_the_end: bool = True) -> int:
-    """Print a job's log; with `to_the_end` wait for it and return its exit code, else 0.
-
-    Raises:
-        PlanError: where no Ray dashboard answers, or it knows no such job.
-        WorkerError: where the dashboard is out of reach for `OUTAGE_S`.
-    """
-    client = _client(address)
-    _require_job(client, job, address)
-    if to_the_end:
-        return _follow(client, job, address)
-    console.out.print(client.get_job_logs(job), end="", markup=False, soft_wrap=True)
-    return 0
-
-
-def jobs(address: str) -> list[dict[str, Any]]:
-    """The cluster's jobs, the newest last: {job, status, project, stage, user, started, seconds}.
-
-    Raises:
-        PlanError: where no Ray dashboard answers.
-    """
-    found = [each for each in _client(address).list_jobs() if each.submission_id]
-    now = time.time() * 1000
-    return [
-        {
-            "job": each.submission_id,
-            "status": each.status.value.lower(),
-            **{key: (each.metadata or {}).get(key) for key in ("project", "stage", "user")},
-            "started": datetime.fromtimestamp(each.start_time / 1000, UTC).isoformat(timespec="seconds"),
-            "seconds": round(((each.end_time or now) - each.start_time) / 1000),
-        }
-        for each in sorted(found, key=lambda each: each.start_time or 0)
-    ]
-
-
-def stop(job: str, address: str) -> str:
-    """End a job, as SIGTERM does: what is finished stays; returns its status now.
-
-    Raises:
-        PlanError: where no Ray dashboard answers, or it knows no such job.
-    """
-    client = _client(address)
-    _require_job(client, job, address)
-    client.stop_job(job)
-    return client.get_job_status(job).value.lower()
-
-
-# ------------------------------------------------------------------------------------ the dashboard
-
-
-def _client(address: str) -> Any:
-    """A client of the cluster's job server, once it has answered."""
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
-    for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env"):
-        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
-    # Ray's client would take these before the address it is given.
-    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
-        os.environ.pop(name, None)
-    try:
-        if not address.startswith(("http://", "https://")):
-            raise ValueError("it must be the dashboard's, http://HOST:8265")
-        return JobSubmissionClient(address)
-    except AuthenticationError:
-        raise PlanError(
-            f"the Ray cluster at {address} wants its token: export RAY_AUTH_MODE=token, and put the token "
-            "into ~/.ray/auth_token or RAY_AUTH_TOKEN (`ray get-auth-token` shows it on the head)"
-        ) from None
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        fault = str(error).strip().splitlines()[0].rstrip(".")
-        raise PlanError(f"no Ray cluster takes jobs at {address} (--address): {fault}") from None
-
-
-def _free_name(client: Any, stem: str) -> str:
-    """`PROJECT-STAGE-N`, with the first N that no job of the cluster has."""
-    taken = {each.submission_id for each in client.list_jobs()}
-    return next(name for n in range(1, len(taken) + 2) if (name := f"{stem}-{n}") not in taken)
-
-
-def _require_job(client: Any, job: str, address: str) -> None:
-    known = [each.submission_id for each in client.list_jobs() if each.submission_id]
-    if job not in known:
-        raise PlanError(f"no job {job!r} at {address}; there are: {', '.join(known[-8:]) or 'none'}")
-
-
-def _submit_job(client: Any, **job: Any) -> str:
-    """The job's id. The dashboard answers before the agent that starts jobs is there: it is awaited."""
-    deadline = time.monotonic() + AGENT_S
-    while True:
-        try:
-            return client.submit_job(**job)
-        except RuntimeError as error:
-            if "No available agent" not in str(error):
-                lines = [line for line in str(error).splitlines() if re.search(r"\w", line)]
-                fault = lines[-1].strip() if lines else "it does not say why"
-                raise PlanError(f"the Ray cluster does not take the job: {fault}") from None
-            if time.monotonic() > deadline:
-                raise PlanError(
-                    f"the Ray head has no agent that starts jobs, even after {AGENT_S:g} s; its "
-                    "dashboard_agent.log says why. If another Ray of that machine has port 52365, start "
-                    "this one with --dashboard-agent-listen-port 0"
-                ) from None
-            time.sleep(1.0)
-
-
-# ------------------------------------------------------------------------------------ its log
-
-
-def _follow(client: Any, job: str, address: str) -> int:
-    """Print the log, each line once, until the job has ended; returns its exit code."""
-    try:
-        asyncio.run(_print_log(client, job, address))
-    except KeyboardInterrupt:
-        console.err.print(
-            f"\njob {job} goes on; come back: mmray logs -f {job} --address {address}; "
-            f"end it: mmray stop {job} --address {address}",
-            markup=False,
-            soft_wrap=True,
-        )
-        raise
-    details = _patiently(lambda: client.get_job_info(job), job, address)
-    if details.driver_exit_code is not None:
-        return details.driver_exit_code
-    if details.status.value != "SUCCEEDED":
-        console.err.print(f"job {job} {details.status.value.lower()}: {details.message}", markup=False)
-        return 1
-    return 0
-
-
-async def _print_log(client: Any, job: str, address: str) -> None:
-    """A log comes from its beginning whenever it is asked for: what was printed is passed over."""
-    printed = 0
-    while True:
-        passed = 0
-        try:
-            async for text in _until_silent(client.tail_job_logs(job)):
-                new = text[max(0, printed - passed) :]
-                passed += len(text)
-                if new:
-                    console.out.print(new, end="", markup=False, soft_wrap=True)
-                printed = max(printed, passed)
-        except (OSError, RuntimeError, ValueError) as error:  # aiohttp's are OSErrors or ValueErrors
-            logging.getLogger(__name__).debug("the log of %s was cut: %s", job, error)
-        if _patiently(lambda: client.get_job_status(job), job, address).value in ENDED:
-            rest = _patiently(lambda: client.get_job_logs(job), job, address)[printed:]
-            console.out.print(rest, end="", markup=False, soft_wrap=True)
-            return
-        await asyncio.sleep(1.0)
-
-
-async def _until_silent(lines: AsyncIterator[str]) -> AsyncIterator[str]:
-    """The same, ended where nothing comes for `SILENT_S`: a dead connection looks like a quiet job."""
-    while True:
-        try:
-            yield await asyncio.wait_for(anext(lines), SILENT_S)
-        except (StopAsyncIteration, TimeoutError):
-            return
-
-
-def _patiently(ask: Callable[[], Any], job: str, address: str) -> Any:
-    """What the dashboard answers, asked again while it cannot be reached.
-
-    Raises:
-        WorkerError: after `OUTAGE_S`.
-    """
-    start, told = time.monotonic(), False
-    while True:
-        try:
-            return ask()
-        except (OSError, RuntimeError) as error:  # requests' are OSErrors, Ray's client's RuntimeErrors
-            fault = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        if time.monotonic() - start > OUTAGE_S:
-            raise WorkerError(
-                f"{address} cannot be reached for {OUTAGE_S:g} s; job {job} may go on: mmray logs -f {job} "
-                f"--address {address}. The last fault: {fault}"
+    if wait:
+        code = follow_job(client, job, address, console.err if as_json else console.out)
+    else:
+        code = 0
+        if not as_json:
+            console.out.print(
+                f"{job}\n  log      mmray logs -f {job} --address {address}\n"
+                f"  end it   mmray stop {job} --address {address}",
+                markup=False,
+                soft_wrap=True,
             )
-        if not told:
-            console.err.print(f"{address} does not answer, trying again: {fault}", markup=False)
-            told = True
-        time.sleep(1.0)
+    if as_json:
+        told = client.get_job_status(job).value.lower()
+        told = {"job": job, "address": address, "status": told, "exit_code": code if wait else None}
+        print(dumps(told))
+    return code
+
+
+# ------------------------------------------------------------------------------------ what travels
+
+
+def environment_file(path: str) -> dict[str, str]:
+    """`NAME=value` lines, as Docker reads them: # begins a comment, quotes around a value are dropped.
+
+    Raises:
+        PlanError: with the number of the line that is none; its text, which may hold a key, is not shown.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    found = {}
+    for number, line in enumerate(lines, 1):
+        text = line.strip().removeprefix("export ")
+        if not text or text.startswith("#"):
+            continue
+        name, equals, value = text.partition("=")
+        if not (equals and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name.strip())):
+            raise PlanError(f"{path}, line {number}: is not NAME=value")
+        value = value.strip()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        found[name.strip()] = value
+    return found
+
+
+def _named(names: Sequence[str]) -> dict[str, str]:
+    """Values of environment variables, of here."""
+    if unset := [name for name in names if name not in os.environ]:
+        raise PlanError(f"not set here, so not to be sent along: {', '.join(unset)} (--env, cluster.env)")
+    return {name: os.environ[name] for name in names}
+
+
+def _pack(config: Config, config_path: str, environment: Mapping[str, str], folder: Path) -> str:
+    """Put what goes along into a folder; the config's name in it."""
+    file = Path(config_path).name
+    Path(folder, file).write_text(dump_config(config), encoding="utf-8")
+    try:
+        needs = importlib.metadata.requires("mmray") or []
+    except importlib.metadata.PackageNotFoundError:
+        needs = []
+    Path(folder, NEEDS).write_text(json.dumps(needs), encoding="utf-8")
+    if environment:
+        Path(folder, ENVIRONMENT).write_text(json.dumps(dict(environment)), encoding="utf-8")
+    for module in _own_modules(config):
+        skipped = shutil.ignore_patterns("__pycache__", "*.pyc")
+        if module.is_dir():
+            shutil.copytree(module, folder / module.name, ignore=skipped)
+        else:
+            shutil.copy(module, folder)
+    return file
+
+
+def _own_modules(config: Config) -> Iterator[Path]:
+    """Files and packages that features name as `module:function` and that are no installed package's."""
+    installed = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    installed = [
+        Path(path).resolve() for path in (*installed, *site.getsitepackages(), site.getusersitepackages())
+    ]
+    named = [re.match(r"([A-Za-z_]\w*)(\.\w+)*:[A-Za-z_]\w*", text) for text in _texts(config)]
+    for name in dict.fromkeys(match[1] for match in named if match):
+        found = importlib.util.find_spec(name) if name not in sys.modules else sys.modules[name].__spec__
+        if found is None or found.origin is None or name == "mmray":
+            continue
+        origin = Path(found.origin).resolve()
+        if not any(origin.is_relative_to(path) for path in installed):
+            yield origin.parent if origin.name == "__init__.py" else origin
+
+
+def _texts(config: Config) -> Iterator[str]:
+    """Every text of the features' settings."""
+    waiting: list[Any] = [feature.model_dump(mode="json") for feature in config.features.values()]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _require_alone(client: Any, config: Config, address: str) -> None:
+    """Refuse a second job on one output before it starts: the lock would, when it is there.
+
+    Raises:
+        LockedError: naming the first.
+    """
+    for each in client.list_jobs():
+        told = each.metadata or {}
+        if told.get("output") != config.output or told.get("stage") not in WRITE:
+            continue
+        if each.submission_id and each.status.value not in ENDED:
+            job = each.submission_id
+            raise LockedError(
+                f"{config.output}: job {job} (mmray {told['stage']}, {each.status.value.lower()}) is at work "
+                f"on it; follow it: mmray attach {job} --address {address}; end it: mmray stop {job} "
+                f"--address {address}"
+            )

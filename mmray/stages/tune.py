@@ -79,7 +79,7 @@ def _tune(config: Config, storage: Storage, folder: str, address: str | None) ->
     cluster.announce_wait([Pool(1, config.tune.cpus_per_trial, config.tune.gpus_per_trial)])
     start = time.perf_counter()
     epochs = EpochFeed.start()
-    with watch_trials(epochs, min if _mode(config) == "min" else max):
+    with watch_trials(config.name, epochs, min if _mode(config) == "min" else max):
         results = _search(config, storage, folder, planned, window, concurrent, epochs)
     trials = _trial_rows(results, config)
     best = trials[0]

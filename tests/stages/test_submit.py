@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,8 @@ class Head:
 
     address: str
     environment: dict[str, str]
+    folder: Path
+    """Of its files."""
 
     def submit(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """`mmray submit …`, as a process of its own."""
@@ -47,6 +49,14 @@ class Head:
             cwd=ROOT,
             env={**self.environment, **environment},
         )
+
+    def jobs(self) -> list[dict]:
+        """What the dashboard tells everybody of its jobs."""
+        token = Path(self.folder, ".ray/auth_token").read_text().strip()
+        request = urllib.request.Request(
+            f"{self.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
+        )
+        return json.load(urllib.request.urlopen(request, timeout=30))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +89,7 @@ def head(free_port, agent_port_taken) -> Iterator[Head]:
             )
         try:
             _wait_for_dashboard(process, address, Path(folder, "log"))
-            yield Head(address, environment)
+            yield Head(address, environment, Path(folder))
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
@@ -155,8 +165,59 @@ def test_what_is_wrong_with_a_submission_is_said(head, free_port, clip_project, 
     stranger = head.submit("extract", config, HOME=str(tmp_path))
     assert stranger.returncode == 1
     assert "wants its token" in stranger.stderr
-    nobody = Head(f"http://127.0.0.1:{free_port()}", head.environment).submit("extract", config)
+    nobody = replace(head, address=f"http://127.0.0.1:{free_port()}").submit("extract", config)
     assert nobody.returncode == 1
     assert "no Ray cluster takes jobs" in nobody.stderr
     for misused in (("fly", config), ("train", config, "--retry-failed")):
         assert head.submit(*misused).returncode == 2
+
+
+OWN_ENCODER = """
+import os, time
+from pathlib import Path
+import torch
+
+def make(folder):
+    Path(folder, "begun").write_text("")
+    while not Path(folder, "go").exists():
+        time.sleep(0.05)
+    Path(folder, "told").write_text(os.environ["MMRAY_TEST_KEY"][::-1] + os.environ["MMRAY_TEST_OTHER"])
+    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+"""
+
+
+def test_code_and_keys_of_ones_own_travel_unseen_and_a_second_job_is_refused(head, clip_project, tmp_path):
+    clip_project()
+    (tmp_path / "own_encoder.py").write_text(OWN_ENCODER)
+    (tmp_path / "keys.env").write_text("# of the store\nexport MMRAY_TEST_OTHER='quoted'\n")
+    key = "key-" + os.urandom(16).hex()
+    config = [str(tmp_path / "config.yaml"), f"features.face.encoder=own_encoder:make:{tmp_path}"]
+    left = head.submit(
+        "extract",
+        *config,
+        *("--env", "MMRAY_TEST_KEY", "--env-file", str(tmp_path / "keys.env"), "--no-wait", "--json"),
+        MMRAY_TEST_KEY=key,
+        PYTHONPATH=str(tmp_path),
+    )
+    assert left.returncode == 0, left.stderr
+    job = json.loads(left.stdout)["job"]
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < deadline, head.run("logs", job).stdout
+        time.sleep(0.1)
+
+    second = head.submit("train", *config)
+    assert second.returncode == 75
+    assert f"job {job} (mmray extract, running) is at work on it" in second.stderr
+    (tmp_path / "go").write_text("")
+    followed = head.run("attach", job)
+    assert followed.returncode == 0, followed.stdout
+    assert (tmp_path / "told").read_text() == key[::-1] + "quoted", "in an actor, too"
+
+    (told,) = [each for each in head.jobs() if each["submission_id"] == job]
+    assert told["metadata"]["output"] == str(tmp_path / "out")
+    seen = [json.dumps(head.jobs()), followed.stdout, followed.stderr, left.stderr]
+    files = [*head.folder.glob("session_*/logs/**/*"), *(tmp_path / "out").rglob("*"), head.folder / "log"]
+    seen += [path.read_text(errors="replace") for path in files if path.is_file()]
+    assert len(seen) > 20
+    assert not any(key in text for text in seen)
