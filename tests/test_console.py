@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from datetime import datetime
+from typing import IO, cast
 
 import pytest
 from rich.console import Console
@@ -57,7 +58,7 @@ def test_durations(seconds, said):
 
 def test_a_log_for_programs_is_an_object_a_line(monkeypatch):
     text = io.StringIO()
-    monkeypatch.setattr(console, "err", Console(file=console.JsonLines(text), width=10_000))
+    monkeypatch.setattr(console, "err", Console(file=cast(IO[str], console.JsonLines(text)), width=10_000))
     monkeypatch.setattr(console, "LINE_S", 0.02)
     console.err.print("waiting: 2 CPUs needed,\n0 free", markup=False)
     with console.progress("extract", total=10, done=4) as meter:
