@@ -4,8 +4,8 @@ Decoders are C code fed with strangers' bytes. So they are called in a child pro
 and the parent watches: a child that dies, takes too long or grows too much is killed and costs the one
 call it was busy with; the next call starts another.
 
-    parent   request ──pickle──▶ child   imports once (seconds), then answers many calls
-             answer  ◀─pickle───         arrays out of band, so that pixels are copied once a side
+    parent   request ──pickle──▶ child   imports once, then answers many calls
+             answer  ◀─pickle───         large arrays in memory that both share: pixels are copied once
 
 - The child is a fresh interpreter: a fork of a process with threads (Ray's, torch's) may deadlock.
 - Memory is what the child holds of its own (resident, without mapped files), read from /proc every
@@ -14,12 +14,14 @@ call it was busy with; the next call starts another.
   than Linux have no such limit here.
 - A crash or an overrun is taken as the file's property: it is not tried again.
 - The child never outlives its parent: its pipe ends, and in the midst of a call the kernel kills it
-  (PR_SET_PDEATHSIG; prctl(2)).
+  (PR_SET_PDEATHSIG; prctl(2)). What it may have started is of its process group, and is killed with it.
 """
 
 import contextlib
 import ctypes
 import importlib
+import itertools
+import mmap
 import os
 import pickle
 import re
@@ -32,7 +34,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -48,7 +50,9 @@ START_S = 300.0
 END_S = 0.1
 """A child whose pipe has ended may take this long to end itself."""
 PIPE_BYTES = 4 * MB
-"""A clip's pictures pass in one go where the kernel allows it."""
+SHARED_BYTES = MB // 4
+"""Arrays that have so much together travel in shared memory, an open file until they are let go."""
+ALIGNED_BYTES = 64
 PR_SET_PDEATHSIG = 1
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -147,6 +151,7 @@ class _Child:
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.DEVNULL,
             stdout=2,  # a decoder's chatter is no output of ours
+            process_group=0,
         )
         theirs.close()
         statm = f"/proc/{self.process.pid}/statm"  # proc(5)
@@ -198,7 +203,8 @@ class _Child:
             self._statm = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(END_S)
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all of its group, where any is left
+            os.killpg(self.process.pid, signal.SIGKILL)
         code = self.process.wait()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
@@ -231,20 +237,50 @@ def _answer(function: Callable, args: tuple, kwargs: dict) -> tuple[str, Any]:
 
 
 def _send(pipe: socket.socket, message: object) -> None:
-    """How many parts, their sizes in bytes, the parts: a pickle and the arrays it refers to."""
+    """How many parts, whether arrays are shared, the sizes in bytes; a pickle; the arrays it refers to."""
     arrays: list[pickle.PickleBuffer] = []
     head = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
-    parts = [memoryview(head), *(array.raw() for array in arrays)]
-    pipe.sendall(struct.pack(f"={1 + len(parts)}Q", len(parts), *(part.nbytes for part in parts)))
-    for part in parts:
-        pipe.sendall(part)
+    parts = [array.raw() for array in arrays]
+    sizes = [len(head), *(part.nbytes for part in parts)]
+    shared = sum(sizes[1:]) >= SHARED_BYTES and hasattr(os, "memfd_create")
+    pipe.sendall(struct.pack(f"=QQ{len(sizes)}Q", len(sizes), shared, *sizes))
+    pipe.sendall(head)
+    if not shared:
+        for part in parts:
+            pipe.sendall(part)
+        return
+    file = os.memfd_create("arrays")
+    try:
+        for part, place in zip(parts, _places(sizes[1:])):
+            written = 0
+            while written < part.nbytes:
+                written += os.pwrite(file, part[written:], place + written)
+        socket.send_fds(pipe, [b"\0"], [file])
+    finally:
+        os.close(file)
 
 
 def _receive(pipe: socket.socket) -> Any:
-    (count,) = struct.unpack("=Q", _read(pipe, 8))
+    count, shared = struct.unpack("=QQ", _read(pipe, 16))
     sizes = struct.unpack(f"={count}Q", _read(pipe, 8 * count))
-    head, *arrays = [_read(pipe, size) for size in sizes]
-    return pickle.loads(head, buffers=arrays)
+    head = _read(pipe, sizes[0])
+    if not shared:
+        return pickle.loads(head, buffers=[_read(pipe, size) for size in sizes[1:]])
+    data, files, _, _ = socket.recv_fds(pipe, 1, 1)
+    if not data:
+        raise EOFError
+    places = _places(sizes[1:])
+    try:
+        memory = memoryview(mmap.mmap(files[0], places[-1]))  # goes with the last array in it
+    finally:
+        os.close(files[0])
+    return pickle.loads(head, buffers=[memory[at : at + size] for at, size in zip(places, sizes[1:])])
+
+
+def _places(sizes: Sequence[int]) -> list[int]:
+    """Where each of the arrays begins in shared memory, and where the last ends."""
+    begins = [0, *itertools.accumulate(-(-size // ALIGNED_BYTES) * ALIGNED_BYTES for size in sizes[:-1])]
+    return [*begins, begins[-1] + sizes[-1]]
 
 
 def _read(pipe: socket.socket, size: int) -> bytearray:

@@ -96,7 +96,7 @@ def cpu_seconds(sandbox: Sandbox) -> float:
 
 
 def require_whole(prepared: Prepared) -> None:
-    if errors := [error for errors in prepared.errors for error in errors]:
+    if errors := [error for errors in prepared.errors.values() for error in errors if error]:
         raise SystemExit(f"a clip failed: {errors[0]}")
 
 

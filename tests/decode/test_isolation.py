@@ -11,8 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmray.decode.choice import Decoders
+from mmray.decode.image import Frames
 from mmray.decode.isolation import Sandbox
+from mmray.decode.media import decode
+from mmray.decode.wanted import Pictures, Sound
 from mmray.errors import MediaError
+from tests.decode.making import H264, RATE_HZ, RAW, SQUARE, ffmpeg, melody, raw, write_wav
 
 # The child imports what it is to call, so it is a module of its own.
 CALLS = '''
@@ -34,6 +39,11 @@ def give_back(*values):
 
 def read_nowhere():
     ctypes.string_at(0)
+
+
+def start_another():
+    import subprocess
+    return subprocess.Popen(["sleep", "1000"]).pid
 
 
 def die(number):
@@ -125,6 +135,43 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.01)
+
+
+def test_the_child_that_decodes_is_light(tmp_path):
+    """It holds PyAV, Pillow and NumPy, whatever this process has loaded."""
+    ffmpeg(*RAW, *H264, tmp_path / "video.mp4", data=raw(range(50)))
+    path = write_wav(tmp_path / "sound.wav", melody(20))
+    light = Sandbox(timeout_s=60, memory_mb=200)
+    segment: dict[str, float | None] = {"start_s": None, "end_s": None}
+    pictures = light.call(decode, Pictures(SQUARE), str(tmp_path / "video.mp4"), segment, Decoders("pyav"))
+    sound = light.call(decode, Sound(RATE_HZ), str(path), segment, Decoders("pyav"))
+    assert isinstance(pictures, Frames)
+    assert len(pictures.pixels) == 8
+    assert len(sound) == 20 * RATE_HZ
+    assert light.usage()[1] < 150e6
+    light.close()
+
+
+def test_what_the_child_started_ends_with_it(sandbox, calls):
+    other = sandbox.call(calls.start_another)
+    assert not is_dead(other)
+    sandbox.close()
+    wait_until(lambda: is_dead(other))
+
+
+def test_large_arrays_cross_in_memory_that_goes_with_them(sandbox, calls):
+    """They are copied once; no file stays open, and no mapping, when they are let go."""
+    sandbox.call(calls.give_back, 0)
+    files, maps = len(os.listdir("/proc/self/fd")), Path("/proc/self/maps").read_text().count("memfd")
+    sent = [np.arange(2**18 + 5 * step, dtype=np.uint16) for step in range(20)]
+    back = [sandbox.call(calls.give_back, array)[0] for array in sent]
+    assert Path("/proc/self/maps").read_text().count("memfd") == maps + 20
+    for array, value in zip(sent, back, strict=True):
+        np.testing.assert_array_equal(array, value)
+        assert value.ctypes.data % 64 == 0
+    del back, value
+    assert Path("/proc/self/maps").read_text().count("memfd") == maps
+    assert len(os.listdir("/proc/self/fd")) == files
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def test_what_is_no_plain_file_blocks_nobody(tmp_path, kind, notation):
     thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
     thread.join(30)
-    assert ended and ended[0] in ("missing_file", "fetch_failed", "unreadable")
+    assert ended
+    assert ended[0] in ("missing_file", "fetch_failed", "unreadable")
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
