@@ -229,9 +229,10 @@ def _show_import(summary: Mapping[str, Any]) -> None:
 
 
 def _show_train(summary: Mapping[str, Any]) -> None:
+    mapped = ", features mapped from disk" if summary.get("mapped") else ""
     out.print(
         f"  epochs   {len(summary['history'])}, best {summary['best_epoch']} by {summary['monitor']}; "
-        f"{summary['workers']} workers, {summary['seconds']:.1f} s{', streamed' * summary['streamed']}"
+        f"{summary['workers']} workers, {summary['seconds']:.1f} s{mapped}"
     )
     if summary["transfer"]:
         out.print(f"  start    {summary['transfer']}", markup=False)
@@ -243,6 +244,17 @@ def _show_train(summary: Mapping[str, Any]) -> None:
 def _show_tune(summary: Mapping[str, Any]) -> None:
     out.print(f"  trials   {summary['trials']} ({summary['failed']} failed) in {summary['seconds']:.1f} s")
     out.print(f"  best     {summary['monitor']} {summary['best_value']:.4f} with {summary['best_settings']}")
+    expected = summary["expected_best"]
+    few = max(1, len(expected) // 4)
+    out.print(
+        f"  expected {expected[few - 1]:.4f} of {few} such trials, {expected[-1]:.4f} of {len(expected)}"
+    )
+    for name, share in summary["importance"].items():
+        out.print(f"  matters  {share:.2f} {name}")
+    if summary["test"]["rows"]:
+        out.print(ResultsTable.from_json(summary["test"]["rows"], "winner on the test split").to_console())
+    for run, fault in summary["test"]["failed"].items():
+        out.print(f"  failed   {run}: {fault}", markup=False)
     out.print(f"  table    {summary['table']}")
 
 
@@ -262,6 +274,8 @@ def _show_compare(summary: Mapping[str, Any]) -> None:
         f"variants chosen on val by {summary['monitor']}"
     )
     out.print(ResultsTable.from_json(summary["rows"]).to_console())
+    for note in summary["notes"]:
+        out.print(f"  note     {note}", markup=False, soft_wrap=True)
     for run, fault in summary["failed"].items():
         out.print(f"  failed   {run}: {fault}", markup=False)
     out.print(f"  table    {summary['table']}")

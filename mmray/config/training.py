@@ -24,8 +24,8 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the arithmetic in training (autocast); weights, losses and evaluation stay float32."""
     memory_budget_mb: Annotated[PositiveFloat | Auto, FREE] = "auto"
-    """Features a worker may hold; a larger table is streamed from storage every epoch. auto: a quarter of
-    the smallest machine's memory, shared by the workers a machine can hold."""
+    """Features a worker may hold; a larger table is put on a disk of each machine once (in TMPDIR), and
+    mapped. auto: a quarter of the smallest machine's memory, shared by the workers a machine can hold."""
     learning_rate: PositiveFloat = 1e-3
     learning_rates: dict[str, PositiveFloat] = {}
     """Part of the model (`encoders.face`) → its own learning rate."""
@@ -141,6 +141,10 @@ class TuneConfig(Section):
     cpus_per_trial: Annotated[PositiveFloat, FREE] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0), FREE] = 0.0
     """A share of one, or whole GPUs; 0: trials see none."""
+    workers: Annotated[Positive, FREE] = 1
+    """DDP workers of a trial, each with the CPUs and GPUs of `cpus_per_trial` and `gpus_per_trial`."""
+    retrain_seeds: Annotated[int, Field(ge=0)] = 3
+    """The winner is trained with so many seeds, and judged on the test split, once; 0: it is not."""
     grace_epochs: Positive = 3
     """No trial is stopped before this many epochs."""
     reduction: Annotated[int, Field(ge=2)] = 3

@@ -234,11 +234,12 @@ def plan_tune(config: TuneConfig, nodes: list[Node]) -> int:
     Raises:
         PlanError: if not even one trial, or not the number asked for, fits.
     """
-    most = places(nodes, config.cpus_per_trial, config.gpus_per_trial)
+    most = places(nodes, config.cpus_per_trial, config.gpus_per_trial) // config.workers
     wanted = max(1, most) if config.concurrent == "auto" else config.concurrent
     if wanted > most:
-        pool = Pool(wanted, config.cpus_per_trial, config.gpus_per_trial)
-        raise PlanError(_refusal("tune", [("tune.concurrent", pool)], nodes))
+        pool = Pool(wanted * config.workers, config.cpus_per_trial, config.gpus_per_trial)
+        what = "tune.concurrent" if config.workers == 1 else "tune.concurrent × tune.workers"
+        raise PlanError(_refusal("tune", [(what, pool)], nodes))
     return wanted
 
 

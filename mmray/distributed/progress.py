@@ -3,7 +3,7 @@
 import contextlib
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mmray.distributed.metrics import count_epoch
 from mmray.storage.filesystem import Storage
 from mmray.storage.uris import absolute, scheme_of
 
-__all__ = ["EpochFeed", "watch_training", "watch_trials"]
+__all__ = ["EpochFeed", "watch_training", "watch_trials", "write_hparams"]
 
 POLL_S = 0.5
 
@@ -64,6 +64,22 @@ def watch_training(feed: Any, config: Config, storage: Storage, folder: str) -> 
         if on_s3:
             for file in Path(local).iterdir():
                 storage.write(f"{folder}/{file.name}", file.read_bytes())
+
+
+def write_hparams(trials: Sequence[Mapping[str, Any]], storage: Storage, folder: str) -> None:
+    """Every trial's settings and best value, for TensorBoard's HParams, below `folder`."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with tempfile.TemporaryDirectory() as local:
+        for number, trial in enumerate(trials):
+            if trial["best"] is not None:
+                known = {
+                    k: v if isinstance(v, int | float | str) else str(v) for k, v in trial["settings"].items()
+                }
+                with SummaryWriter(f"{local}/{number:04d}") as board:
+                    board.add_hparams(known, {"best": trial["best"]}, run_name=".")
+        for file in sorted(Path(local).rglob("events.*")):
+            storage.write(f"{folder}/{file.relative_to(local)}", file.read_bytes())
 
 
 @contextlib.contextmanager

@@ -50,7 +50,10 @@ class Job:
     features_fingerprint: str
     baselines: list[str]
     """Features on each of which alone a model is fitted, too."""
-    window: int | None
+    mapped: bool
+    """Whether the table is mapped from a disk, not in memory."""
+    trial: str | None = None
+    """Its name, where it is a trial of a search: no model is kept, and the test split is not looked at."""
 
     def report_of(self, feature: str) -> str:
         """Where the test report of the model on this feature alone is."""
@@ -68,8 +71,19 @@ def fit_on_workers(job: Job, workers: Workers) -> dict[str, Any]:
     epochs = EpochFeed.start()
     config, tensorboard = job.config, f"{job.folder}/tensorboard"
     with watch_training(epochs, config, job.storage, tensorboard), _saying_what_is_missing(workers):
-        outcome = _outcome(_trainer(job, workers, epochs), workers, config)
+        outcome = _outcome(_trainer(job, workers, epochs, []), workers, config)
     return {**outcome, "alone": {name: job.storage.read_json(job.report_of(name)) for name in job.baselines}}
+
+
+def fit_trial(job: Job, workers: Workers, epochs: Any) -> None:
+    """Train a trial of a search by several workers, from within its process; every epoch reaches Ray Tune.
+
+    Raises:
+        MmrayError: as `fit_on_workers`.
+    """
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    _outcome(_trainer(job, workers, epochs, [TuneReportCallback()]), workers, job.config)
 
 
 @contextlib.contextmanager
@@ -85,7 +99,7 @@ def other_model(config: Config, storage: Storage) -> Iterator[str | None]:
 # ------------------------------------------------------------------------------------ the driver
 
 
-def _trainer(job: Job, workers: Workers, epochs: Any) -> Any:
+def _trainer(job: Job, workers: Workers, epochs: Any, callbacks: list[Any]) -> Any:
     import ray.train
     from ray.train.torch import TorchTrainer
 
@@ -107,7 +121,7 @@ def _trainer(job: Job, workers: Workers, epochs: Any) -> Any:
             name=name,
             storage_path=path,
             storage_filesystem=filesystem,
-            callbacks=[_faults_end_the_run()],
+            callbacks=[_faults_end_the_run(), *callbacks],
             failure_config=ray.train.FailureConfig(
                 max_failures=job.config.train.max_restarts,
                 controller_failure_limit=math.ceil(job.config.train.stall_timeout_s / start_s) - 1,
@@ -264,23 +278,30 @@ def _work(job: Job, epochs: Any, resume: str | None) -> dict[str, Any]:
     import ray.train
     import ray.train.torch
 
-    from mmray.training.checkpoint import model_fingerprint
+    from mmray.training.checkpoint import load_snapshot, model_fingerprint
     from mmray.training.loop import fit
+    from mmray.training.monitor import Standing
 
     context, config = ray.train.get_context(), job.config
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = str(ray.train.torch.get_device()) if _sees_its_gpu() else "cpu"
 
-    def report(metrics: dict[str, float], save: Any) -> None:
+    standing = Standing(config.train.monitor, load_snapshot(resume).history if resume else ())
+
+    def report(metrics: dict[str, Any], save: Any) -> None:
+        if job.trial:
+            metrics = standing.after(metrics)
         with scratch_folder() as folder:
             checkpoint = None
             if save is not None:
                 save(folder)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
-                epochs.put.remote(metrics)
+                epochs.put.remote({"trial": job.trial, "best": metrics["best"]} if job.trial else metrics)
             ray.train.report(metrics, checkpoint=checkpoint)
 
-    data = open_table(config, job.storage, list(config.features), job.window)
+    data = open_table(config, job.storage, list(config.features), mapped=job.mapped)
+    if job.trial:
+        data = data.without_test()
     with other_model(config, job.storage) as other:
         result = fit(
             config.model,
@@ -296,7 +317,7 @@ def _work(job: Job, epochs: Any, resume: str | None) -> dict[str, Any]:
             initialize_from=other,
             features_fingerprint=job.features_fingerprint,
         )
-    if rank == 0:
+    if rank == 0 and not job.trial:
         _save_model(result, job.storage, job.model_folder)
     for name in job.baselines[rank::world_size]:
         _fit_alone(job, data, name, device)
@@ -324,14 +345,11 @@ def _fit_alone(job: Job, data: Any, feature: str, device: str) -> None:
 
     Where it cannot be trained that is the report: {fault: why}. The fused model is none the worse for it.
     """
-    from mmray.training.batches import FeatureSet
     from mmray.training.loop import fit
 
     if job.storage.exists(job.report_of(feature)):
         return
     config = job.config
-    if not isinstance(data, FeatureSet):  # streamed: only what is needed is read
-        data = open_table(config, job.storage, [feature], job.window)
     settings = config.train.model_copy(update={"freeze": [], "learning_rates": {}, "initialize_from": None})
     try:
         result = fit(config.model, settings, data, [feature], config.targets, device=device)

@@ -1,47 +1,50 @@
-"""One trial of a search, in a process of Ray Tune that has run others before and will run more."""
+"""One trial of a search, in a process of Ray Tune that has run others before and will run more.
+
+A trial of one worker is fitted here, on features that all trials share; one of several leads the workers of a
+Ray Train, which read the table themselves.
+"""
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from mmray.config import Config
 from mmray.config.variants import varied
+from mmray.distributed.admission import Workers
+from mmray.distributed.feeding import open_table
+from mmray.distributed.training import Job, fit_trial, other_model
 from mmray.errors import MmrayError
 from mmray.storage.filesystem import Storage
 from mmray.storage.scratch import scratch_folder
-from mmray.targets import lower_is_better
 
-__all__ = ["run_trial"]
+__all__ = ["run_trial", "run_wide_trial"]
 
 CHECKPOINT_S = 20.0
 """A trial that dies goes on from a checkpoint that is no older than this (and the epoch it was at)."""
 
 
 def run_trial(given: dict[str, Any], config: Config, storage: Storage, data: Any, epochs: Any) -> None:
-    """Fit with these settings, report every epoch; a fault of ours is the trial's end, and is reported."""
+    """Fit with these settings, report every epoch; a fault of ours is the trial's end, and is reported.
+
+    `data` is what all trials share, or None: then each maps the table from the disk of its machine.
+    """
     import torch
     from ray import tune as ray_tune
 
     from mmray.distributed.pools import own_device
-    from mmray.distributed.training import other_model
+    from mmray.training.checkpoint import load_snapshot
     from mmray.training.loop import fit
-    from mmray.training.monitor import monitored
+    from mmray.training.monitor import Standing
 
     torch.set_num_threads(max(1, int(config.tune.cpus_per_trial)))
-    device, monitor = own_device(), config.train.monitor
-    worst = math.inf if lower_is_better(monitor) else -math.inf
-    values: list[float] = []
+    device, standing = own_device(), Standing(config.train.monitor)
     saved = time.monotonic()
 
     def report(metrics: dict[str, float], save: Any) -> None:
         nonlocal saved
-        values.append(monitored(metrics, monitor))
-        best = values[int(metrics["best_epoch"]) - 1]
-        best = worst if math.isnan(best) else best
-        epochs.put.remote({"trial": ray_tune.get_context().get_trial_id(), "best": best})
-        told = {**metrics, "best": best, "fault": None}
+        told = standing.after(metrics)
+        epochs.put.remote({"trial": ray_tune.get_context().get_trial_id(), "best": told["best"]})
         if time.monotonic() - saved < CHECKPOINT_S:
             ray_tune.report(told)
             return
@@ -52,9 +55,11 @@ def run_trial(given: dict[str, Any], config: Config, storage: Storage, data: Any
 
     try:
         trial = varied(config, given["settings"])
+        if data is None:
+            data = open_table(config, storage, list(config.features), mapped=True).without_test()
         with other_model(trial, storage) as other, _checkpoint() as resume:
             if resume:
-                values += _values_before(resume, monitor)
+                standing = Standing(config.train.monitor, load_snapshot(resume).history)
             fit(
                 trial.model,
                 trial.train,
@@ -67,7 +72,30 @@ def run_trial(given: dict[str, Any], config: Config, storage: Storage, data: Any
                 initialize_from=other,
             )
     except MmrayError as fault:
-        ray_tune.report({"best": worst, "fault": str(fault), "epoch": len(values) + 1, "best_epoch": 0})
+        ray_tune.report(standing.failed(str(fault)))
+
+
+def run_wide_trial(
+    given: dict[str, Any],
+    config: Config,
+    storage: Storage,
+    folder: str,
+    mapped: bool,
+    workers: Workers,
+    epochs: Any,
+) -> None:
+    """The same by several workers; what they leave is below `folder`, from which the trial goes on."""
+    from ray import tune as ray_tune
+
+    from mmray.training.monitor import Standing
+
+    name = ray_tune.get_context().get_trial_id()
+    try:
+        trial = varied(config, given["settings"])
+        job = Job(trial, storage, f"{folder}/{name}", "", "", [], mapped, trial=name)
+        fit_trial(job, workers, epochs)
+    except MmrayError as fault:
+        ray_tune.report(Standing(config.train.monitor).failed(str(fault)))
 
 
 @contextlib.contextmanager
@@ -81,10 +109,3 @@ def _checkpoint() -> Iterator[str | None]:
         return
     with checkpoint.as_directory() as folder:
         yield folder
-
-
-def _values_before(folder: str, monitor: str) -> list[float]:
-    from mmray.training.checkpoint import load_snapshot
-    from mmray.training.monitor import monitored
-
-    return [monitored(epoch, monitor) for epoch in load_snapshot(folder).history]

@@ -33,7 +33,7 @@ from mmray.tables.features import Data
 from mmray.tables.identity import hash_of, run_name
 from mmray.targets import lower_is_better
 
-__all__ = ["compare", "finished_comparison"]
+__all__ = ["compare", "finished_comparison", "judged"]
 
 CPUS = 1.0  # of a run
 YARDSTICKS_VERSION = 1  # more by one where they find something else
@@ -133,6 +133,32 @@ def compare(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     _write_table(ResultsTable.from_json(table), summary["notes"], storage, folder)
     storage.write_json(f"{folder}/_summary.json", summary)
     return summary
+
+
+def judged(config: Config, seeds: Sequence[int], storage: Storage, address: str | None) -> dict[str, Any]:
+    """A config's model, trained with these seeds: {rows, failed}, as `compare` says it; ended runs are
+    read.
+    """
+    from mmray.training.comparison import Rows
+
+    data, folder = up_to_date(config, storage), config.path("compare", "runs")
+    rows = Rows.of(load_features(config, storage, []), config.targets)
+    plain = config.model_copy(update={"compare": CompareConfig(seeds=list(seeds))})
+    runs = [run for run in planned_runs(plain, _naming(storage, data)) if run.model == "fused"]
+    done = storage.names(folder)
+    faults: dict[str, MmrayError] = {}
+    if todo := [run for run in runs if not {f"{run.key}.json", f"{run.key}.npz"} <= done]:
+        features = load_features(config, storage, list(config.features))
+        faults = _run_all(config, todo, features, {None: features.split}, storage, folder, address)
+    found = {
+        run: None if run.key in faults else storage.read_json(f"{folder}/{run.key}.json") for run in runs
+    }
+
+    def together(several: Sequence[Run]) -> Mapping[str, Any]:
+        return rows.ensemble([_read_outputs(storage, folder, run) for run in several], config.train.monitor)
+
+    failed = {str(run): str(faults[run.key]) for run in runs if run.key in faults}
+    return {"rows": [] if failed else table_rows(plain, found, together), "failed": failed}
 
 
 def _folds(config: Config) -> list[tuple[int | None, Config]]:

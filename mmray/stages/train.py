@@ -1,6 +1,6 @@
 """Feature table in, fusion model and its test metrics out: Ray Train runs DDP workers.
 
-Every worker reads the table once, or streams it (see `feeding`), and calls the one `fit`; each epoch
+Every worker reads the table once, or maps it from a disk (see `feeding`), and calls the one `fit`; each epoch
 leaves a checkpoint with Ray, from which the run goes on after a worker, or this driver, has died. What is
 trained (settings, data) names the run, and nothing else does: the same config continues or does nothing;
 another one, or the same after a relabel, is another run, and no model is ever overwritten. Models on each
@@ -12,7 +12,7 @@ from typing import Any
 
 from mmray.config import Config, ConfigLike, as_config
 from mmray.distributed.admission import plan_memory, plan_train
-from mmray.distributed.feeding import load_features, streaming_window
+from mmray.distributed.feeding import load_features, table_bytes
 from mmray.distributed.training import Job, fit_on_workers
 from mmray.errors import SamplesError, TableError
 from mmray.results.rows import pattern_rows, results_rows
@@ -73,7 +73,7 @@ def _train(config: Config, storage: Storage, data: Data, address: str | None) ->
     cluster.connect(address)
     nodes = cluster.nodes()
     workers = plan_train(config.train, nodes)
-    window = streaming_window(config, storage, plan_memory(config.train, workers, nodes))
+    mapped = table_bytes(config, storage) > plan_memory(config.train, workers, nodes)
     cluster.announce_wait([workers.pool])
     start = time.perf_counter()
     run, features = run_of(config, storage, data), hash_of(data.fingerprints)
@@ -84,7 +84,7 @@ def _train(config: Config, storage: Storage, data: Data, address: str | None) ->
         model_folder=model_folder(config, run),
         features_fingerprint=features,
         baselines=_baselines(config),
-        window=window,
+        mapped=mapped,
     )
     fused = fit_on_workers(job, workers)
     untrained = {name: report["fault"] for name, report in fused["alone"].items() if "fault" in report}
@@ -99,7 +99,7 @@ def _train(config: Config, storage: Storage, data: Data, address: str | None) ->
         "best_epoch": int(fused["history"][-1]["best_epoch"]),
         "monitor": config.train.monitor,
         "workers": fused["workers"],
-        "streamed": window is not None,
+        "mapped": mapped,
         "transfer": fused["transfer"],
         "warnings": [
             *fused["warnings"],

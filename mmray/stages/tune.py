@@ -5,27 +5,25 @@ and reports every epoch's validation metrics. The test split is not touched. Tri
 `train.monitor`, which no setting that is searched may change. A trial that fails (it diverges, or its
 settings contradict each other) has a reason and is never the best; one that dies goes on from its checkpoint.
 
-The search is named by all that decides it. A finished one is read; one that was interrupted is continued:
+The winner is then trained with several seeds, and judged on the test split, once. The search is named by all
+that decides it. A finished one is read; one that was interrupted is continued:
 what ended is kept, what ran goes on, what died is tried again.
 """
 
 import json
 import math
 import os
-import time
-from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from mmray.config import Config, ConfigLike, Space, as_config, dump_config
 from mmray.config.search import choose, draws
 from mmray.config.variants import varied
 from mmray.distributed.admission import Pool, Workers, plan_memory, plan_tune
-from mmray.distributed.feeding import load_features, open_table, streaming_window
-from mmray.distributed.progress import EpochFeed, watch_trials
-from mmray.distributed.trial import run_trial
+from mmray.distributed.feeding import load_features, table_bytes
+from mmray.distributed.progress import EpochFeed, watch_trials, write_hparams
+from mmray.distributed.trial import run_trial, run_wide_trial
 from mmray.errors import ConfigError, TableError
+from mmray.stages.compare import judged
 from mmray.stages.train import check_targets, starts_from, up_to_date
 from mmray.storage.filesystem import Storage
 from mmray.storage.lock import one_driver
@@ -56,8 +54,15 @@ def tune(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
     folder = search_folder(config, storage, up_to_date(config, storage))
     summary = storage.read_json(f"{folder}/_summary.json")
     if summary is None:
-        check_targets(config, load_features(config, storage, []))
-        summary = _tune(config, storage, folder, address)
+        small = load_features(config, storage, [])
+        check_targets(config, small)
+        trials, concurrent = _trials(config, storage, folder, address)
+        found = _best(config, trials[0])
+        storage.write(f"{folder}/best.yaml", dump_config(found).encode())
+        test: dict[str, Any] = {"rows": [], "failed": {}}
+        if config.tune.retrain_seeds and (small.split == "test").any():
+            test = judged(found, range(config.tune.retrain_seeds), storage, address)
+        summary = {**_summary(config, folder, trials, test), "concurrent": concurrent}
         storage.write_json(f"{folder}/_summary.json", summary)
     return summary
 
@@ -67,41 +72,65 @@ def search_folder(config: Config, storage: Storage, data: Data) -> str:
     return config.path("tune", search_name(config, data.digest, starts_from(config, storage)))
 
 
-def _tune(config: Config, storage: Storage, folder: str, address: str | None) -> dict[str, Any]:
+def _trials(
+    config: Config, storage: Storage, folder: str, address: str | None
+) -> tuple[list[dict[str, Any]], int]:
+    """Run the trials; all of them, best first, as `training.search` describes a trial, and how many at once.
+
+    Raises:
+        TableError: where none has a result.
+    """
     from mmray.distributed import pools as cluster
+    from mmray.training.search import as_csv
 
     cluster.connect(address)
     nodes = cluster.nodes()
     planned = config.tune.trials if config.tune.searcher == "optuna" else draws(config)
     concurrent = plan_tune(config.tune, nodes)
-    shares = Workers(concurrent, config.tune.cpus_per_trial, config.tune.gpus_per_trial > 0)
-    window = streaming_window(config, storage, plan_memory(config.train, shares, nodes))
-    cluster.announce_wait([Pool(1, config.tune.cpus_per_trial, config.tune.gpus_per_trial)])
-    start = time.perf_counter()
+    gpu = config.tune.gpus_per_trial > 0
+    shares = Workers(concurrent * config.tune.workers, config.tune.cpus_per_trial, gpu)
+    mapped = table_bytes(config, storage) > plan_memory(config.train, shares, nodes)
+    cluster.announce_wait([Pool(config.tune.workers, config.tune.cpus_per_trial, config.tune.gpus_per_trial)])
     epochs = EpochFeed.start()
     with watch_trials(config.name, epochs, min if _mode(config) == "min" else max):
-        results = _search(config, storage, folder, planned, window, concurrent, epochs)
+        results = _search(config, storage, folder, planned, mapped, concurrent, epochs)
     trials = _trial_rows(results, config)
-    best = trials[0]
-    if best["best"] is None:
+    if trials[0]["best"] is None:
         reasons = "; ".join(dict.fromkeys(str(trial["error"] or trial["state"]) for trial in trials))
         raise TableError(f"{folder}: no trial of {len(trials)} has a result: {reasons}")
-    storage.write(f"{folder}/trials.csv", _as_csv(trials))
-    settings = {dotted: best[dotted] for dotted in config.tune.space if best[dotted] is not None}
-    # Dropout draws by worker: the value of the trial is that of one worker.
-    found = varied(config, {**settings, "train.workers": 1, "train.min_workers": None})
-    storage.write(f"{folder}/best.yaml", dump_config(found).encode())
+    storage.write(f"{folder}/trials.csv", as_csv(trials, list(config.tune.space)))
+    write_hparams(trials, storage, f"{folder}/tensorboard")
+    return trials, concurrent
+
+
+def _best(config: Config, trial: dict[str, Any]) -> Config:
+    """The config of a trial: by `train` it gives the trial's value.
+
+    Dropout draws by worker, so that their number is the trial's.
+    """
+    workers = {"train.workers": config.tune.workers, "train.min_workers": None}
+    return varied(config, {**trial["settings"], **workers})
+
+
+def _summary(
+    config: Config, folder: str, trials: list[dict[str, Any]], test: dict[str, Any]
+) -> dict[str, Any]:
+    from mmray.training.search import STATES, told
+
+    best = trials[0]
+    states = [trial["state"] for trial in trials]
     return {
         "trials": len(trials),
-        "failed": sum(trial["state"] == "failed" for trial in trials),
-        "states": {state: [t["state"] for t in trials].count(state) for state in STATES},
+        "failed": states.count("failed"),
+        "states": {state: states.count(state) for state in STATES},
         "monitor": config.train.monitor,
         "best_value": best["best"],
-        "best_settings": settings,
+        "best_settings": best["settings"],
         "best_config": f"{folder}/best.yaml",
         "table": f"{folder}/trials.csv",
-        "concurrent": concurrent,
-        "seconds": round(time.perf_counter() - start, 3),
+        **told(trials, lower_is_better=lower_is_better(config.train.monitor)),
+        "test": test,
+        "seconds": round(sum(trial["seconds"] for trial in trials), 3),
         "output": folder,
     }
 
@@ -119,7 +148,7 @@ def _search(
     storage: Storage,
     folder: str,
     planned: int | list[dict[str, Any]],
-    window: int | None,
+    mapped: bool,
     concurrent: int,
     epochs: Any,
 ) -> Any:
@@ -128,16 +157,8 @@ def _search(
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0: Tune's own tables stay away
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # files that nobody reads
-    trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(
-            run_trial,
-            config=config,
-            storage=storage,
-            data=_without_test(open_table(config, storage, list(config.features), window)),
-            epochs=epochs,
-        ),
-        {"CPU": config.tune.cpus_per_trial, "GPU": config.tune.gpus_per_trial},
-    )
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "5")  # how much a kill may cost
+    trainable = _trainable(config, storage, folder, mapped, epochs)
     filesystem, path = storage.arrow(folder)
     if ray_tune.Tuner.can_restore(f"{path}/ray", storage_filesystem=filesystem):
         return ray_tune.Tuner.restore(
@@ -159,7 +180,7 @@ def _search(
             scheduler=_scheduler(config),
             max_concurrent_trials=concurrent,
             time_budget_s=config.tune.time_budget_s,
-            reuse_actors=True,
+            reuse_actors=config.tune.workers == 1,
         ),
         run_config=ray_tune.RunConfig(
             name="ray",
@@ -170,6 +191,27 @@ def _search(
             verbose=0,
         ),
     ).fit()
+
+
+def _trainable(config: Config, storage: Storage, folder: str, mapped: bool, epochs: Any) -> Any:
+    """What Ray Tune calls for each trial, with the resources it holds."""
+    from ray import tune as ray_tune
+
+    settings = config.tune
+    if settings.workers > 1:  # the process that leads them only waits
+        leading = ray_tune.with_parameters(
+            run_wide_trial,
+            config=config,
+            storage=storage,
+            folder=f"{folder}/trials",
+            mapped=mapped,
+            workers=Workers(settings.workers, settings.cpus_per_trial, settings.gpus_per_trial > 0),
+            epochs=epochs,
+        )
+        return ray_tune.with_resources(leading, {"memory": 1})  # a byte: nothing at all is refused
+    data = None if mapped else load_features(config, storage, list(config.features)).without_test()
+    alone = ray_tune.with_parameters(run_trial, config=config, storage=storage, data=data, epochs=epochs)
+    return ray_tune.with_resources(alone, {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial})
 
 
 def _scheduler(config: Config) -> Any:
@@ -218,20 +260,7 @@ class Suggest:
         return trial.suggest_float(dotted, low, high, log=space.log_uniform is not None)
 
 
-def _without_test(data: Any) -> Any:
-    """The table without the test split, which no trial may see; streamed, its rows belong to no split."""
-    from mmray.training.batches import FeatureSet
-
-    if isinstance(data, FeatureSet):
-        return data.subset(data.split != "test")
-    split = np.where(data.index.split == "test", None, data.index.split)
-    return replace(data, index=replace(data.index, split=split))
-
-
-# ------------------------------------------------------------------------------------ its table
-
-STATES = ("ended", "stopped", "failed", "unfinished")
-"""A trial ran all epochs (or out of patience), was stopped by the scheduler, has no result, or was cut."""
+# ------------------------------------------------------------------------------------ its trials
 
 
 def _trial_rows(results: Any, config: Config) -> list[dict[str, Any]]:
@@ -244,13 +273,14 @@ def _trial_rows(results: Any, config: Config) -> list[dict[str, Any]]:
         best = metrics.get("best", math.nan)
         rows.append(
             {
-                **{dotted: settings.get(dotted) for dotted in config.tune.space},
+                "settings": {name: settings[name] for name in config.tune.space if name in settings},
                 "best": best if error is None and math.isfinite(best) else None,
                 "best_epoch": int(metrics.get("best_epoch", 0)),
                 "epochs": int(metrics.get("epoch", 0)),
                 "seconds": round(metrics.get("time_total_s", 0.0), 3),
                 "state": _state(metrics, error, varied(config, settings) if not error else config),
                 "error": error,
+                "curve": metrics.get("curve", []),
             }
         )
     sign = 1 if _mode(config) == "min" else -1
@@ -264,14 +294,3 @@ def _state(metrics: dict[str, Any], error: str | None, config: Config) -> str:
         return "unfinished"
     whole = metrics["epoch"] >= config.train.epochs or metrics["bad_epochs"] >= config.train.patience
     return "ended" if whole else "stopped"
-
-
-def _as_csv(rows: list[dict[str, Any]]) -> bytes:
-    import csv
-    import io
-
-    sink = io.StringIO(newline="")
-    writer = csv.DictWriter(sink, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
-    return sink.getvalue().encode()

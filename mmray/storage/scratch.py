@@ -1,8 +1,8 @@
 """Temporary files below a folder of this user; what killed processes left there is removed.
 
 $TMPDIR/mmray-UID/            this user's alone: made so, or refused
-process-XXXX/             of one process, which holds an flock(2) on the `.lock` in it while it lives
-weights/                  copies that are kept
+process-XXXX/             of one process (or table-KEY, of several), which holds an flock(2) on the `.lock`
+in it while it lives weights/                  copies that are kept
 """
 
 import contextlib
@@ -18,9 +18,10 @@ from typing import IO
 
 from mmray.errors import StorageError
 
-__all__ = ["kept", "scratch", "scratch_folder"]
+__all__ = ["kept", "scratch", "scratch_folder", "shared_scratch"]
 
 PREFIX = "process-"
+SHARED = "process-table-"
 YOUNG_S = 60.0
 """A folder without a lock is one that is being made, for so long."""
 
@@ -30,6 +31,13 @@ def kept(name: str) -> str:
     folder = os.path.join(_home(tempfile.gettempdir()), name)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     return folder
+
+
+def shared_scratch(key: str) -> str:
+    """Where a folder for several processes goes, each of which must hold a shared lock on the `.lock` in
+    it.
+    """
+    return os.path.join(_home(tempfile.gettempdir()), f"{SHARED}{key}")
 
 
 def scratch() -> str:

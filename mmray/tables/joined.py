@@ -6,7 +6,6 @@ footers say so.
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from mmray.errors import TableError
@@ -15,7 +14,7 @@ from mmray.tables.features import Data, FeatureTable, places_of
 from mmray.tables.parts import in_parallel, read_with_notes
 from mmray.tables.schemas import columns_of
 
-__all__ = ["lengths", "read_joined", "read_rows"]
+__all__ = ["read_joined", "read_rows"]
 
 PARTS_AT_ONCE = 4
 """Whole partitions read at a time."""
@@ -41,24 +40,12 @@ def read_joined(
     return rows
 
 
-def read_rows(storage: Storage, data: Data, labels: Sequence[str]) -> Iterator[pa.Table]:
+def read_rows(
+    storage: Storage, data: Data, labels: Sequence[str], at_once: int = PARTS_AT_ONCE
+) -> Iterator[pa.Table]:
     """All partitions in order, a few read ahead."""
     parts = range(len(data.index.partitions))
-    return in_parallel(lambda at: read_joined(storage, data, at, labels), parts, PARTS_AT_ONCE)
-
-
-def lengths(storage: Storage, data: Data) -> dict[str, np.ndarray]:
-    """{feature: steps of every sample [N] int64}; of the part files only this column is read."""
-
-    def of_part(at: int) -> dict[str, np.ndarray]:
-        found = {}
-        for name, table in data.tables.items():
-            part = _aligned(storage, data, table, at, [f"{name}_length"], None)
-            found[name] = part[f"{name}_length"].to_numpy().astype(np.int64)
-        return found
-
-    parts = list(in_parallel(of_part, range(len(data.index.partitions))))
-    return {name: np.concatenate([part[name] for part in parts]) for name in data.tables}
+    return in_parallel(lambda at: read_joined(storage, data, at, labels), parts, at_once)
 
 
 def _aligned(

@@ -12,7 +12,7 @@ Shapes: N rows, B rows of a batch, T steps, D numbers a step.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -83,7 +83,11 @@ class Ragged:
 
     def padded_times(self, rows: np.ndarray) -> np.ndarray:
         """Rows → times [B, T] float32 of the steps that `padded` gives, 0 at padding."""
-        return Ragged(self.times(), self.offsets).padded(rows)[0]
+        lengths = self.lengths[rows]
+        mask = np.arange(max(int(lengths.max(initial=0)), 1)) < lengths[:, None]
+        padded = np.zeros(mask.shape, np.float32)
+        padded[mask] = step_numbers(lengths) if self.times_s is None else self.times_s[self._positions(rows)]
+        return padded
 
     def _positions(self, rows: np.ndarray) -> np.ndarray:
         """Where in `values` the steps of these rows are, end to end."""
@@ -146,6 +150,10 @@ class FeatureSet:
             if all("group" in part.column_names for part in parts)
             else None,
         )
+
+    def without_test(self) -> "FeatureSet":
+        """The same rows, those of the test split in no split."""
+        return replace(self, split=np.where(self.split == "test", None, self.split))
 
     def subset(self, rows: np.ndarray) -> "FeatureSet":
         """The rows at these indices, or where a [N] bool mask is True."""

@@ -28,7 +28,7 @@ from mmray.config import ModelConfig, TrainConfig
 from mmray.errors import MmrayError, SamplesError
 from mmray.fusion.model import FusionModel
 from mmray.targets import Target, known
-from mmray.training.batches import Examples, FeatureSet
+from mmray.training.batches import Examples, FeatureSet, epoch_batches
 from mmray.training.checkpoint import Snapshot, load_snapshot, load_weights, require_same_training
 from mmray.training.evaluation import calibrated, operating_curves, test_report, validation_metrics
 from mmray.training.losses import Objective, loss_divisors, loss_sums
@@ -37,8 +37,7 @@ from mmray.training.optimization import Optimization
 from mmray.training.predict import model_outputs
 from mmray.training.ranks import Worker
 from mmray.training.spec import ModelSpec, make_spec
-from mmray.training.statistics import Moments, Summary
-from mmray.training.streaming import Feed, StreamedTable, open_feed, summaries
+from mmray.training.statistics import Moments, Summary, summarise
 from mmray.training.transfer import Transfer, freeze, take_weights
 
 __all__ = ["FitResult", "Report", "fit"]
@@ -87,7 +86,7 @@ class FitResult:
 def fit(
     model_config: ModelConfig,
     train_config: TrainConfig,
-    data: FeatureSet | StreamedTable,
+    data: FeatureSet,
     features: Sequence[str],
     targets: Mapping[str, Target],
     *,
@@ -120,23 +119,22 @@ def fit(
 
     """
     worker = Worker(rank, world_size, device)
-    index = data if isinstance(data, FeatureSet) else data.index
-    in_train = np.flatnonzero(index.split == "train")
+    in_train = np.flatnonzero(data.split == "train")
     reduced = [name for name, settings in model_config.inputs.items() if settings.reduce]
-    found = summaries(data, sorted(features), in_train, worker, reduced)
-    spec = make_spec(model_config, train_config, index, found, targets, features_fingerprint)
-    feed = open_feed(spec, data)
-    truths = Examples({}, feed.targets)
-    rows, counts = _usable_rows(feed, index.split)
-    _require_features(list(spec.shapes), feed.present[rows["train"]])
-    val_truths = {name: truth[rows["val"]] for name, truth in feed.targets.items()}
+    found = summarise({name: data.features[name] for name in sorted(features)}, in_train, reduced)
+    spec = make_spec(model_config, train_config, data, found, targets, features_fingerprint)
+    examples = spec.examples(data)
+    present = examples.present()
+    rows, counts = _usable_rows(examples.targets, present, data.split)
+    _require_features(list(spec.shapes), present[rows["train"]])
+    val_truths = {name: truth[rows["val"]] for name, truth in examples.targets.items()}
     undefined = undefined_by_truths(spec.targets, val_truths, train_config.monitor) if rank == 0 else None
     if undefined := worker.from_first(undefined):
         raise SamplesError(undefined)
 
     _seed(train_config.seed, 0, 0)
     model = spec.build()
-    model.set_statistics(*_statistics(spec, found, feed.targets, in_train))
+    model.set_statistics(*_statistics(spec, found, examples.targets, in_train))
     transfer = None
     if initialize_from is not None:
         transfer = take_weights(model, spec, *load_weights(initialize_from))
@@ -171,18 +169,18 @@ def fit(
         for part in frozen:
             part.eval()
         train_loss = _train_epoch(
-            trained, objective, optimization, feed, rows["train"], train_config, epoch, worker
+            trained, objective, optimization, examples, rows["train"], train_config, epoch, worker
         )
-        outputs = _all_outputs(model, feed, rows["val"], train_config.batch_size, worker)
+        outputs = _all_outputs(model, examples, rows["val"], train_config.batch_size, worker)
         results: dict[str, float] = {}
         if rank == 0:
             results = {"epoch": epoch, "train_loss": train_loss}
-            results |= validation_metrics(objective, truths, rows["val"], outputs)
+            results |= validation_metrics(objective, examples, rows["val"], outputs)
             results |= standing([*history, results], train_config.monitor)
             results["seconds"] = time.perf_counter() - started
         results = worker.from_first(results)
         if not math.isfinite(results["val_loss"]):
-            raise MmrayError(_diverged(epoch, outputs, index.sample_ids[rows["val"]], train_config))
+            raise MmrayError(_diverged(epoch, outputs, data.sample_ids[rows["val"]], train_config))
         history.append(results)
         if results["best_epoch"] == epoch:
             best_weights = _copy(model.state_dict())
@@ -193,24 +191,29 @@ def fit(
         raise MmrayError(never_defined(train_config.monitor, len(history)))
     current = _copy(model.state_dict())
     model.load_state_dict(best_weights)
-    outputs = _all_outputs(model, feed, rows["val"], train_config.batch_size, worker)
+    outputs = _all_outputs(model, examples, rows["val"], train_config.batch_size, worker)
     spec = calibrated(spec, val_truths, outputs)
     operating = operating_curves(spec, val_truths, outputs)
     test: dict[str, dict] = {}
     if len(rows["test"]):
-        outputs = _all_outputs(model, feed, rows["test"], train_config.batch_size, worker)
+        outputs = _all_outputs(model, examples, rows["test"], train_config.batch_size, worker)
         if rank == 0:
-            test = test_report(spec, truths, feed.present, in_train, rows["test"], outputs, index.group)
+            test = test_report(spec, examples, present, in_train, rows["test"], outputs, data.group)
         test = worker.from_first(test)
     snapshot = Snapshot(spec, best_weights, history, current, optimization.state_dict(), test, operating)
-    odd = [*_without_truth(feed.targets, rows), *_without_meaning(feed, list(spec.shapes), rows)]
+    odd = [
+        *_without_truth(examples.targets, rows),
+        *_without_meaning(examples.targets, present, list(spec.shapes), rows),
+    ]
     return FitResult(model.eval(), snapshot, counts, transfer, odd)
 
 
-def _usable_rows(feed: Feed, split: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, dict[str, int]]]:
+def _usable_rows(
+    targets: Mapping[str, np.ndarray], present_NM: np.ndarray, split: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, int]]]:
     """{split: rows to learn from, or to compare with}, and how many of each kind there are."""
-    present = feed.present.any(axis=1)
-    truth = np.any([known(values) for values in feed.targets.values()], axis=0)
+    present = present_NM.any(axis=1)
+    truth = np.any([known(values) for values in targets.values()], axis=0)
     rows, counts = {}, {}
     for name in SPLITS:
         inside = split == name
@@ -248,15 +251,20 @@ def _without_truth(targets: Mapping[str, np.ndarray], rows: Mapping[str, np.ndar
     ]
 
 
-def _without_meaning(feed: Feed, features: Sequence[str], rows: Mapping[str, np.ndarray]) -> list[str]:
+def _without_meaning(
+    targets: Mapping[str, np.ndarray],
+    present_NM: np.ndarray,
+    features: Sequence[str],
+    rows: Mapping[str, np.ndarray],
+) -> list[str]:
     """What training or judging can say nothing about: an empty split, one value, a feature that is absent."""
     told = [] if len(rows["test"]) else ["the test split has no samples: nothing is judged on it"]
-    for name, values in feed.targets.items():
+    for name, values in targets.items():
         seen = values[rows["train"]]
         if len(np.unique(seen[known(seen)], axis=0)) == 1:
             told.append(f"target {name} has one value in all train rows: there is nothing to learn about it")
     for split in ("val", "test"):
-        present = feed.present[rows[split]].any(axis=0)
+        present = present_NM[rows[split]].any(axis=0)
         absent = [name for name, some in zip(features, present) if not some]
         if len(rows[split]) and absent:
             told.append(f"{', '.join(absent)}: absent in all {len(rows[split])} {split} rows")
@@ -313,7 +321,7 @@ def _train_epoch(
     model: nn.Module,
     objective: Objective,
     optimization: Optimization,
-    feed: Feed,
+    examples: Examples,
     rows: np.ndarray,
     config: TrainConfig,
     epoch: int,
@@ -324,13 +332,13 @@ def _train_epoch(
     targets = objective.spec.targets
     sums = {name: torch.zeros((), device=worker.device) for name in targets}
     before = (epoch - 1) * math.ceil(len(rows) / config.batch_size)
-    steps = feed.steps(rows, config.batch_size, epoch, config.seed, worker)
-    for step, (everyone, own, cut) in enumerate(steps, 1):
-        divisors = loss_divisors(targets, feed.targets, everyone)
+    steps = epoch_batches(len(rows), config.batch_size, epoch, config.seed, worker.rank, worker.world_size)
+    for step, (everyone, own) in enumerate(steps, 1):
+        divisors = loss_divisors(targets, examples.targets, rows[everyone])
         # Empty parts come last and are left out, but for one, in which the ranks exchange gradients.
-        parts = [part for part in np.array_split(own, config.accumulate) if len(part)] or [own]
+        parts = [part for part in np.array_split(rows[own], config.accumulate) if len(part)] or [rows[own]]
         for part in parts:
-            batch = cut(part).to(worker.device)
+            batch = examples.batch(part).to(worker.device)
             with worker.exchange(model, last=part is parts[-1]):
                 with optimization.autocast():
                     outputs = model(batch.inputs, batch.lengths, batch.times)
@@ -348,20 +356,17 @@ def _train_epoch(
             )
     shares = worker.gather({name: value.item() for name, value in sums.items()})
     total = {name: sum(share[name] for share in shares) for name in sums}
-    return objective.value(total, loss_divisors(targets, feed.targets, rows))
+    return objective.value(total, loss_divisors(targets, examples.targets, rows))
 
 
 def _all_outputs(
-    model: FusionModel, feed: Feed, rows: np.ndarray, batch_size: int, worker: Worker
+    model: FusionModel, examples: Examples, rows: np.ndarray, batch_size: int, worker: Worker
 ) -> dict[str, np.ndarray]:
     """Outputs for `rows` in their order, each predicted by one rank; every rank gets all of them."""
-    own = [
-        (positions, model_outputs(model, examples, wanted, batch_size, worker.device))
-        for positions, examples, wanted in feed.pieces(rows, worker)
-    ]
-    pieces = [piece for share in worker.gather(own) for piece in share]
-    order = np.concatenate([positions for positions, _ in pieces])
+    own = np.arange(worker.rank, len(rows), worker.world_size)
+    shares = worker.gather((own, model_outputs(model, examples, rows[own], batch_size, worker.device)))
+    order = np.concatenate([positions for positions, _ in shares])
     if not np.array_equal(np.sort(order), np.arange(len(rows))):
         raise RuntimeError(f"{len(rows)} rows to evaluate, {len(order)} came back")
     back = np.argsort(order)
-    return {name: np.concatenate([y[name] for _, y in pieces])[back] for name in pieces[0][1]}
+    return {name: np.concatenate([y[name] for _, y in shares])[back] for name in shares[0][1]}

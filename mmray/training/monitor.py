@@ -7,13 +7,14 @@ all the same), an epoch without a value is never the best, and a run without any
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from mmray.targets import FittedTarget, known, lower_is_better
 from mmray.targets.metrics import NUMBERS
 
-__all__ = ["monitored", "never_defined", "standing", "undefined_by_truths"]
+__all__ = ["Standing", "monitored", "never_defined", "standing", "undefined_by_truths", "worst"]
 
 SHOWN = 8
 """Classes that a message names."""
@@ -34,6 +35,34 @@ def standing(history: Sequence[Mapping[str, float]], monitor: str) -> dict[str, 
     scores = [math.inf if math.isnan(value) else sign * value for value in values]
     best = scores.index(min(scores)) + 1
     return {"best_epoch": best, "bad_epochs": len(history) - best}
+
+
+def worst(monitor: str) -> float:
+    """What nothing is worse than."""
+    return math.inf if lower_is_better(monitor) else -math.inf
+
+
+class Standing:
+    """How a trial of a search stands by the monitor, epoch by epoch; `before` are the epochs it goes on
+    from.
+    """
+
+    def __init__(self, monitor: str, before: Sequence[Mapping[str, float]] = ()):
+        self.monitor = monitor
+        self.values = [monitored(epoch, monitor) for epoch in before]
+
+    def after(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """An epoch's metrics with `best`, the value at `best_epoch`, and `curve`, that of every epoch."""
+        self.values.append(monitored(metrics, self.monitor))
+        best = self.values[int(metrics["best_epoch"]) - 1]
+        best = worst(self.monitor) if math.isnan(best) else best
+        return {**metrics, "best": best, "fault": None, "curve": list(self.values)}
+
+    def failed(self, fault: str) -> dict[str, Any]:
+        """What is said of a trial that has no result."""
+        epochs = len(self.values)
+        told = {"best": worst(self.monitor), "fault": fault, "curve": list(self.values)}
+        return {**told, "epoch": epochs + 1, "best_epoch": 0}
 
 
 def undefined_by_truths(

@@ -1,12 +1,11 @@
-"""Words and scales of the train split's features, from all rows at once or part by part: the same numbers.
+"""Words and scales of the train split's features, summed up a thousand rows at a time.
 
-Each part is summed up by itself; sums of parts are put together in the order of the parts, so that who
-looked at which part changes nothing. Scales: Chan, Golub & LeVeque 1983, "Algorithms for computing the
+Scales: Chan, Golub & LeVeque 1983, "Algorithms for computing the
 sample variance".
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,7 @@ from mmray.errors import ConfigError, TableError
 from mmray.targets.base import usable_std
 from mmray.training.batches import Ragged
 
-__all__ = ["Moments", "Summary", "combined", "summarise"]
+__all__ = ["Moments", "Summary", "summarise"]
 
 CHUNK_ROWS = 1024
 """Rows looked at as float64 at a time: a whole copy of a feature could exceed memory."""
@@ -126,14 +125,3 @@ def _moments(feature: Ragged, rows: np.ndarray, *, products: bool) -> Moments:
     chunks = (feature.take(rows[start : start + CHUNK_ROWS]).values for start in starts)
     nothing = Moments.of(np.zeros((0, feature.dim or 0)), products=products)
     return sum((Moments.of(chunk, products=products) for chunk in chunks), nothing)
-
-
-def combined(parts: Sequence[Mapping[str, Summary]], names: Iterable[str]) -> dict[str, Summary]:
-    """The summaries of all parts as one, in their order."""
-    result: dict[str, Summary] = {}
-    for name in names:
-        first, *others = [part[name] for part in parts]
-        for other in others:
-            first = first + other  # pyright: ignore[reportOperatorIssue]
-        result[name] = first
-    return result

@@ -148,11 +148,12 @@ def test_a_loss_that_is_not_finite_is_a_fault_and_not_a_restart(table_project):
     assert type(caught.value).__module__ == "mmray.errors"
 
 
-def test_a_sweep_finds_its_best_trial_and_writes_it_as_a_config(table_project, tmp_path):
+def test_a_sweep_finds_its_best_trial_and_its_config_gives_the_same_value(table_project, tmp_path):
     config = table_project(
         "train.epochs=4",
         "tune.trials=2",
         "tune.grace_epochs=1",
+        "tune.retrain_seeds=2",
         "tune.space={train.learning_rate: {grid: [1e-9, 1e-2]}, model.fusion.hidden: {choice: [8, 16]}}",
     )
     summary = tune(config)
@@ -164,13 +165,41 @@ def test_a_sweep_finds_its_best_trial_and_writes_it_as_a_config(table_project, t
     assert losses == sorted(losses)
     assert summary["best_value"] == losses[0]
     assert summary["best_settings"]["train.learning_rate"] == 1e-2
+    assert summary["importance"]["train.learning_rate"] > 0.8
+    assert summary["expected_best"][0] == pytest.approx(np.mean(losses))
+    assert losses[0] <= summary["expected_best"][-1] <= summary["expected_best"][0]
+    for curve, trial in zip(summary["curves"], trials, strict=True):
+        assert len(curve["values"]) == int(trial["epochs"])
+        assert min(curve["values"]) == pytest.approx(float(trial["best"]))
+    winner = {row["model"]: row for row in summary["test"]["rows"]}
+    assert list(winner) == ["majority", "fused", "fused, ensemble of 2"]
+    assert winner["fused"]["seeds"] == 2
+
     best = load_config(summary["best_config"])
-    assert best.train.learning_rate == 1e-2
     searched = {"train", "model"}
     assert best.model_dump(exclude=searched) == config.model_dump(exclude=searched)
+    assert train(best)["history"][int(trials[0]["best_epoch"]) - 1]["val_loss"] == pytest.approx(losses[0])
     # A finished search is read, not run again.
-    again = tune(config)
-    assert (again["best_settings"], again["best_value"]) == (summary["best_settings"], summary["best_value"])
+    assert tune(config) == summary
+
+
+def test_a_trial_may_be_several_workers_and_finds_what_one_finds(table_project):
+    values = []
+    for workers in (1, 2):
+        config = table_project(
+            "train.epochs=2",
+            f"tune.workers={workers}",
+            "tune.retrain_seeds=0",
+            "tune.scheduler=none",
+            "tune.space={train.learning_rate: {grid: [1e-2]}}",
+            name=f"out{workers}",
+        )
+        summary = tune(config)
+        assert summary["states"]["ended"] == 1
+        assert summary["concurrent"] == 4 // workers
+        values.append(summary["curves"][0]["values"])
+        assert load_config(summary["best_config"]).train.workers == workers
+    assert values[0] == pytest.approx(values[1], rel=1e-3)
 
 
 def test_a_space_with_a_wrong_value_is_refused_before_ray(table_project, monkeypatch):

@@ -22,7 +22,7 @@ done = {{"fused": extract(load_config(path))}}
 overrides = [f"output={{load_config(path).output}}-split", "extract.placement=split", *{split!r}]
 done["split"] = extract(load_config(path, overrides))
 done["train"] = train(load_config(path, ["train.workers=2", "train.baselines=true"]))
-done["streamed"] = train(load_config(path, ["train.workers=2", "train.memory_budget_mb=0.001"]))
+done["streamed"] = train(load_config(path, ["train.workers=2", "train.memory_budget_mb=0.0001"]))
 done["score"] = score(load_config(path))
 done["tune"] = tune(load_config(path))
 rows = {{stage: summary.get("rows") or summary.get("trials") for stage, summary in done.items()}}
