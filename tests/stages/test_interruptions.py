@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -104,3 +106,62 @@ def test_a_killed_driver_is_gone_on_from_by_the_same_command(table_project, undi
     kept = {epoch["epoch"]: epoch["seconds"] for epoch in results["history"]}
     assert len(done) < 12
     assert done.items() <= kept.items()
+
+
+def ended_trials(config: Config) -> dict[str, tuple[float, int]]:
+    """{trial: its best value, and when it came} of those that Ray Tune's state says have ended."""
+    found = {}
+    for path in Path(config.path("tune")).glob("*/ray/experiment_state-*.json"):
+        try:
+            stored = json.loads(path.read_text())["trial_data"]
+        except ValueError:  # caught while it was written
+            continue
+        for trial, runtime in ((json.loads(one[0]), json.loads(one[1])) for one in stored):
+            if trial["status"] == "TERMINATED":
+                found[trial["trial_id"]] = (
+                    runtime["last_result"]["best"],
+                    runtime["last_result"]["timestamp"],
+                )
+    return found
+
+
+@pytest.mark.kill
+def test_a_killed_sweep_keeps_the_trials_that_ended_and_its_searcher(table_project, tmp_path):
+    """Killed with all its processes as soon as one trial of six has ended, as Tune's own state says."""
+    settings = (
+        "train.epochs=12",
+        "train.patience=12",
+        "tune={searcher: optuna, scheduler: none, trials: 6, concurrent: 1, retrain_seeds: 0, "
+        "space: {train.learning_rate: {log_uniform: [1e-4, 1e-1]}, model.fusion.hidden: {int: [4, 16]}}}",
+    )
+    config = table_project(*settings)
+    command = [sys.executable, "-m", "mmray", "tune", str(tmp_path / "out.yaml"), *settings, "--json"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "TUNE_GLOBAL_CHECKPOINT_S": "0.2",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    driver = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while not ended_trials(config):
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = ended_trials(config)
+    assert 0 < len(before) < 6
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=400
+    )
+    summary = json.loads(ended.stdout.splitlines()[-1])
+    assert (summary["trials"], summary["states"]["ended"]) == (6, 6)
+    after = ended_trials(config)
+    assert len(after) == 6
+    assert {name: after[name] for name in before} == before, "what had ended was not run again"
+    rates = [curve["settings"]["train.learning_rate"] for curve in summary["curves"]]
+    assert len(set(rates)) == 6, "the searcher knew what it had drawn"
