@@ -127,9 +127,8 @@ class _Inputs:
 
         bounds = zip(self.feature.offsets[:-1], self.feature.offsets[1:])
         texts = [self.feature.values[start:end].tolist() for start, end in bounds]
-        counts = TfidfVectorizer(
-            preprocessor=_as_it_is, tokenizer=_as_it_is, token_pattern=None, max_features=MOST_WORDS
-        )  # pyright: ignore[reportArgumentType]
+        settings: Any = {"preprocessor": _as_it_is, "tokenizer": _as_it_is, "token_pattern": None}
+        counts = TfidfVectorizer(max_features=MOST_WORDS, **settings)
         counts.fit([text for text, here in zip(texts, self.train) if here])
         rows = counts.transform(texts)
         width = min(max(COMPONENTS), rows.shape[1] - 1)

@@ -9,13 +9,15 @@ import pyarrow.compute as pc
 import pytest
 
 from mmray.config import Config, override
-from mmray.distributed.feeding import load_features, read_joined, require_data
+from mmray.distributed.feeding import load_features
 from mmray.errors import StorageError
 from mmray.results.rows import pattern_rows, results_rows
 from mmray.samples.index import make_index
 from mmray.stages.report import write_report
 from mmray.stages.train import model_folder, run_of
 from mmray.storage.filesystem import Storage
+from mmray.tables.features import require_data
+from mmray.tables.joined import read_joined
 from mmray.tables.parts import write_partition
 from mmray.training.loop import fit
 from mmray.training.predict import Predictor

@@ -33,7 +33,8 @@ def test_where_nothing_can_be_told_nothing_is():
     assert importance([trial(1.0, x=i) for i in range(9)]) == {}, "all the same"
     assert importance([trial(float(i), x=1) for i in range(9)]) == {}, "nothing varied"
     # A failed trial, and a setting of one kind only, are left out.
-    trials = [trial(float(i), x=i, **({"y": i} if i % 2 else {})) for i in range(9)] + [trial(None, x=0)]
+    trials = [trial(float(i), x=i) if i % 2 else trial(float(i), x=i, y=i) for i in range(9)]
+    trials.append(trial(None, x=0))
     assert importance(trials) == {"x": 1.0}
 
 
