@@ -6,11 +6,11 @@ The decoder does not choose: it is asked for frames by their number or stamp, an
 decoded after the last has been taken, so one is held however many are wanted.
 
 PyAV reads every file: from the key frame before each frame wanted, or, where a seek lands on no packet the
-index knows, from the beginning. decord and torchcodec read only what they are known to read right, H.264
-and the like in mp4 and Matroska with closed groups of pictures: in MPEG-PS, MPEG-TS and AVI, around open
-groups (HEVC, some H.264) and in rare codecs they silently give frames from other times. PyAV also takes
-over where they fail, and says what is wrong: it knows a picture patched up after damage (`corrupt`), which
-they pass on.
+index knows, from the beginning; frames that nobody wants nor refers to are left out. decord and torchcodec
+read only what they are known to read right, H.264 and the like in mp4 and Matroska with closed groups of
+pictures: in MPEG-PS, MPEG-TS and AVI, around open groups (HEVC, some H.264) and in rare codecs they silently
+give frames from other times. PyAV also takes over where they fail, and says what is wrong: it knows a
+picture patched up after damage (`corrupt`), which they pass on.
 
 The last file opened by decord or torchcodec stays open until the next, for a recording's other segments.
 """
@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from av.packet import Packet
 from av.sidedata.sidedata import Type
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 
 from mmray.decode.container import open_media, packets_of, video_track
 from mmray.decode.index import VideoIndex
@@ -39,6 +41,8 @@ TAIL_FRAMES = 4
 """decord was seen to err by up to three frames, among the last two."""
 OTHERS_READ = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4"})
 """Codecs that decord and torchcodec read right, in these containers:"""
+SKIPPED = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
+"""Codecs with frames that no other refers to, which their decoders leave out when they are told to."""
 OTHERS_OPEN = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 
 
@@ -147,7 +151,8 @@ def _read_with_pyav(
     with open_media(path) as container:
         stream = video_track(container)
         stream.codec_context.thread_count = 1
-        frames, reached = _shown(numbered(packets_of(container, stream), index.packets), index), 0
+        frames, reached = _shown(numbered(packets_of(container, stream), index.packets), index, chosen), 0
+        rgb = VideoReformatter()  # one: each sets up its tables anew
         for position, number in enumerate(chosen):
             key = keys[max(np.searchsorted(keys, number, side="right") - 1, 0)]
             if seek and not index.counted and key > reached:
@@ -155,25 +160,36 @@ def _read_with_pyav(
                 if following is None:
                     yield from _read_with_pyav(path, index, chosen[position:], seek=False)
                     return
-                frames = _shown(following, index)
+                frames = _shown(following, index, chosen)
             shown, frame = next(((at, frame) for at, frame in frames if at >= number), (None, None))
             if frame is None or shown != number or frame.is_corrupt:
                 told = f"the frame at {index.times_s[number]:.3f} s cannot be decoded whole"
                 raise MediaError("corrupt", told)
             reached = number
             # Bicubic is what torchcodec and decord take for planes of colour at half size: equal to the bit.
-            yield _upright(frame.to_ndarray(format="rgb24", interpolation="BICUBIC"), frame)
+            picture = rgb.reformat(frame, format="rgb24", interpolation="BICUBIC").to_ndarray()
+            yield _upright(picture, frame)
 
 
-def _shown(following: Iterator[tuple[int, Packet]], index: VideoIndex) -> Iterator[tuple[int, VideoFrame]]:
-    """Decoded frames in the order they are shown, each with its place in the index."""
+def _shown(
+    following: Iterator[tuple[int, Packet]], index: VideoIndex, chosen: np.ndarray
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decoded frames in the order they are shown, each with its place in the index.
+
+    Of those that are not chosen, only what others refer to need come.
+    """
     packets = index.packets
     following = ((number, packet) for number, packet in following if number >= index.first)
     if index.counted:
         yield from enumerate(frame for _, packet in following for frame in packet.decode())
         return
     stamps = packets.stamps[index.numbers]
-    for _, packet in following:
+    needed = np.full(len(packets.sizes) + 1, packets.codec not in SKIPPED)
+    needed[index.numbers[chosen]] = True
+    needed[1:] |= needed[:-1].copy()  # the next one may be the other field of the same picture
+    for number, packet in following:
+        if isinstance(decoder := packet.stream.codec_context, VideoCodecContext):
+            decoder.skip_frame = "DEFAULT" if needed[number] else "NONREF"
         for frame in packet.decode():
             place = len(stamps) if frame.pts is None else int(np.searchsorted(stamps, frame.pts))
             if place < len(stamps) and stamps[place] == frame.pts:

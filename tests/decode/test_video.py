@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from mmray.decode.image import Frames, PictureGeometry
+from mmray.decode.index import index_video
+from mmray.decode.packets import read_recording
+from mmray.decode.readers import read_pictures
 from mmray.decode.video import decode_frames
 from mmray.errors import MediaError
+from tests.decode.making import RAW, ffmpeg, raw
 
 FPS = 25
 FRAMES = 60
@@ -208,3 +212,30 @@ def test_real_clips_look_the_same_to_all(shared_data, decoder):
             pyav = frames_of(path, "pyav", frames=5, **segment)
             np.testing.assert_array_equal(mine.times_s, pyav.times_s)
             assert np.abs(mine.pixels.astype(int) - pyav.pixels).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("v.mp4", ("-c:v", "libx264", "-preset", "fast", "-bf", 3, "-pix_fmt", "yuv420p")),
+        ("pyramid.mkv", ("-c:v", "libx264", "-bf", 5, "-x264-params", "b-pyramid=normal:open-gop=1")),
+        ("fields.ts", ("-c:v", "libx264", "-bf", 3, "-flags", "+ildct+ilme", "-pix_fmt", "yuv420p")),
+        ("v.mov", ("-c:v", "libx265", "-bf", 4, "-x265-params", "log-level=error", "-pix_fmt", "yuv420p")),
+        ("v.mpg", ("-c:v", "mpeg2video", "-bf", 2, "-q:v", 3)),
+        ("m.mp4", ("-c:v", "mpeg4", "-bf", 2, "-q:v", 3)),
+    ],
+)
+def test_frames_left_out_change_nothing_in_those_taken(tmp_path, name, codec):
+    """To the bit what PyAV gives when it decodes every frame."""
+    ffmpeg(*RAW, "-g", 24, *codec, tmp_path / name, data=raw(range(100)))
+    with av.open(str(tmp_path / name)) as container:
+        whole = [
+            frame.to_ndarray(format="rgb24", interpolation="BICUBIC") for frame in container.decode(video=0)
+        ]
+    recording = read_recording(str(tmp_path / name))
+    index = index_video(recording)
+    assert len(whole) == len(index.numbers) == 100
+    for chosen in ([3, 4, 20, 21, 22, 57, 99], list(range(1, 100, 13)), [98]):
+        pictures = read_pictures(str(tmp_path / name), recording.format, index, np.array(chosen), "pyav")
+        for number, picture in zip(chosen, pictures, strict=True):
+            np.testing.assert_array_equal(picture, whole[number])
