@@ -8,6 +8,7 @@
     results = mmray.train(config)     # features → a fusion model and its metrics on the test split
     mmray.score(config)               # model + features → predictions
     mmray.evaluate(config)            # by split and subgroup: what they are worth
+    mmray.explain(config)             # what each modality and step has to do with it
     mmray.report(config)              # all of it → one HTML page
     frame = mmray.read(config).to_pandas()      # samples, features and predictions, a row a sample
 
@@ -43,8 +44,10 @@ if TYPE_CHECKING:
     from mmray.stages.check import check
     from mmray.stages.compare import compare
     from mmray.stages.evaluate import evaluate
+    from mmray.stages.explain import explain
     from mmray.stages.extract import extract
     from mmray.stages.import_features import import_features
+    from mmray.stages.load import load
     from mmray.stages.plan import plan
     from mmray.stages.report import report
     from mmray.stages.run import run
@@ -60,8 +63,10 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "explain",
     "extract",
     "import_features",
+    "load",
     "load_config",
     "plan",
     "read",

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
@@ -126,6 +127,16 @@ STAGES = (
             click.Option(["--output"], metavar="OUT", help="Where features and predictions go."),
         ),
         needs_config=False,
+    ),
+    Stage(
+        "explain",
+        "Why the model says what it says: what each modality and step adds, robustness, nearest samples.",
+        on_ray=False,
+        options=(
+            click.Option(["--split"], help="Of which rows.  [default: test]"),
+            click.Option(["--rows"], type=click.IntRange(1), help="At most so many.  [default: 1000]"),
+            click.Option(["--samples"], type=click.IntRange(0), help="Step by step.  [default: 12]"),
+        ),
     ),
     Stage("report", "All that was done so far as one HTML page.", on_ray=False),
     Stage("run", "Extract, train, score, evaluate and report, one after the other."),
@@ -418,10 +429,8 @@ def _show(stage: str, summary: Any, config: str) -> None:
 
         show(summary, config)
         return
-    if stage == "evaluate":
-        from mmray.stages.evaluate import show as show_evaluation
-
-        show_evaluation(summary)
+    if stage in ("evaluate", "explain"):
+        import_module(f"mmray.stages.{stage}").show(summary)
         return
     from mmray import console
 

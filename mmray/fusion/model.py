@@ -122,8 +122,14 @@ class FusionModel(nn.Module):
         """
         if self.training and self.modality_dropout:
             lengths = self._hide(lengths)
-        present = {name: lengths[name] > 0 for name in self.modalities}
         x = {name: self.inputs[name](inputs[name]) for name in self.modalities}
+        return self.fused(x, lengths, times)
+
+    def fused(
+        self, x: Mapping[str, Tensor], lengths: Mapping[str, Tensor], times: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The same from what `inputs` gives, {m: [B, T, D]}: standardised or embedded steps."""
+        present = {name: lengths[name] > 0 for name in self.modalities}
         if self.fusion.takes == "steps":
             steps = self._steps(x, lengths, times)
             fused = self.fusion(steps)

@@ -3,15 +3,21 @@
 import importlib.util
 import json
 import re
+import socket
+import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+import mmray
 from mmray.config import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +84,86 @@ def test_media_to_predictions_runs_as_it_is(ray_cluster, tmp_path, monkeypatch, 
     assert "2030-01-01: 5 rows, 5 of them now" in said
     assert re.search(r"emotion_predicted: {'\w+': \d", said)
     assert rows_below(tmp_path / "scored/2030-01-01") == 5
+    predicts_as_scored(tmp_path / "runs/journey", model, monkeypatch)
+    serves_what_it_predicts(tmp_path / "runs/journey", model)
+
+
+def asked_of(project: Path) -> list[dict]:
+    """Some whole samples, one without media, and one whose file is gone."""
+    rows = [json.loads(line) for line in (project / "data/manifest.jsonl").read_text().splitlines()]
+    some = [
+        {"sample_id": row["sample_id"], "video": str(project / "data" / row["video"]), "text": row["text"]}
+        for row in rows[:6]
+    ]
+    return [*some, {"text": "so good"}, {"video": str(project / "gone.mp4"), "text": "so good"}, {}]
+
+
+def predicts_as_scored(project: Path, model: Path, monkeypatch) -> None:
+    """`mmray.load` in a process of its own, which never imports Ray, says what `score` said."""
+    code = (
+        "import json, sys, mmray\n"
+        "with mmray.load(sys.argv[1]) as model:\n"
+        "    print(json.dumps(model.records(json.load(sys.stdin), top_k=1)))\n"
+        "assert 'ray' not in sys.modules\n"
+    )
+    asked = asked_of(project)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model)], input=json.dumps(asked), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    stored = {row["sample_id"]: row for row in mmray.read(str(project)).to_pylist()}
+    assert len(said) == len(asked)
+    for row in said[:6]:
+        there = stored[row["sample_id"]]
+        assert row["emotion_predicted"] == there["emotion_predicted"]
+        assert list(row["emotion_probabilities"].values()) == pytest.approx(
+            there["emotion_probabilities"], abs=1e-4
+        )
+        assert row["emotion_top"][0]["label"] == row["emotion_predicted"]
+    assert (said[6]["present"], said[6]["failed"]) == (["words"], {})
+    assert all(why.startswith("missing_file") for why in said[7]["failed"].values())
+    assert said[7]["failed"].keys() == {"face", "voice"}
+    assert (said[8]["emotion_predicted"], said[8]["error"]["reason"]) == (None, "absent")
+    with mmray.load(str(model), "cpu") as here:
+        frame = here.predict(pd.DataFrame(asked[:2]))
+        assert frame["emotion_predicted"].tolist() == [row["emotion_predicted"] for row in said[:2]]
+        size = here.predictor.spec.shapes["voice"].size
+        given = here.records([{"voice": np.zeros((3, size))}, {"text": "so good"}])
+        assert [row["present"] for row in given] == [["voice"], ["words"]]
+        with pytest.raises(mmray.MmrayError, match=r"viedo is nothing that is read; did you mean 'video'"):
+            here.records([{"viedo": "a.mp4"}])
+
+
+def serves_what_it_predicts(project: Path, model: Path) -> None:
+    """`pipelines/serve.py`, asked as another service asks."""
+    serve = pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'mmray[serve]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    try:
+        serve.run(script("serve").Predict.bind(str(model)))
+
+        def ask(samples: object) -> tuple[int, Any]:
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/", json.dumps(samples).encode())
+            try:
+                with urllib.request.urlopen(request, timeout=120) as answer:
+                    return answer.status, json.load(answer)
+            except urllib.error.HTTPError as error:
+                return error.code, json.load(error)
+
+        status, said = ask(asked_of(project)[:2])
+        stored = {row["sample_id"]: row for row in mmray.read(str(project)).to_pylist()}
+        assert status == 200
+        assert [row["emotion_predicted"] for row in said] == [
+            stored[row["sample_id"]]["emotion_predicted"] for row in said
+        ]
+        status, said = ask([{"viedo": "a.mp4"}])
+        assert status == 400
+        assert "viedo" in said["error"]
+    finally:
+        serve.shutdown()
 
 
 @pytest.mark.ray

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmray.config import Config, load_config, override
 from mmray.errors import ConfigError, PlanError, SamplesError, TableError
 from mmray.stages.evaluate import evaluate
+from mmray.stages.explain import explain
 from mmray.stages.score import score
 from mmray.stages.train import train
 from mmray.stages.tune import tune
@@ -75,6 +77,7 @@ def test_scored_rows_are_the_tables_rows_and_give_the_metrics_that_training_told
     alone = max(rows[name]["metrics"]["emotion/accuracy"] for name in ("voice only", "words only"))
     assert accuracy > alone + 0.1
 
+    explains_what_it_predicts(config, predictions)
     told = evaluate(config)
     for name, target in told["targets"].items():
         (worth,) = [row for row in target["splits"] if row["split"] == "test"]
@@ -89,6 +92,35 @@ def test_scored_rows_are_the_tables_rows_and_give_the_metrics_that_training_told
     assert {path: path.stat().st_mtime_ns for path in Path(summary["output"]).glob("part-*")} == before
     (Path(summary["output"]) / "part-000001.parquet").unlink()
     assert score(config)["rows_this_run"] == 64
+
+
+def explains_what_it_predicts(config: Config, predictions: pa.Table) -> None:
+    """The explanation is of the rows and numbers that `score` gives; modalities add up to them."""
+    told = explain(config, samples=4)
+    assert told["rows"] == 40
+    folder = Path(told["output"])
+    stored = {row["sample_id"]: row for row in predictions.to_pylist()}
+    rows = pq.read_table(folder / "modalities.parquet").to_pylist()
+    assert len(rows) == 2 * told["rows"]
+    for row in rows:
+        there = stored[row["sample_id"]]
+        assert row["value"] == pytest.approx(row["base"] + row["voice"] + row["words"])
+        if row["target"] == "emotion":
+            assert row["predicted"] == there["emotion_predicted"]
+            assert row["value"] == pytest.approx(max(there["emotion_probabilities"]), abs=1e-4)
+        else:
+            assert row["value"] == pytest.approx(there["score_predicted"], abs=1e-3)
+    emotion = told["targets"]["emotion"]
+    change = emotion["modalities"]["all"] - emotion["modalities"]["nothing"]
+    assert sum(emotion["modalities"]["metric"].values()) == pytest.approx(change)
+    assert emotion["robustness"]["noise"]["words"][-1][1] < emotion["modalities"]["all"]
+    assert 0 <= emotion["surrogate"]["fidelity"] <= 1
+    steps = pq.read_table(folder / "steps.parquet").to_pandas()
+    assert steps["sample_id"].nunique() == 4
+    neighbours = pq.read_table(folder / "neighbours.parquet").to_pandas()
+    assert (neighbours.groupby("sample_id").size() == 5).all()
+    split = {row["sample_id"]: row["split"] for row in predictions.to_pylist()}
+    assert {split[name] for name in neighbours["neighbour"]} == {"train"}
 
 
 def test_training_leaves_a_whole_checkpoint_tensorboard_logs_and_no_overwritten_model(table_project):
