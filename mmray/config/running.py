@@ -35,6 +35,9 @@ class ExtractConfig(Section):
     """Longest time that decoding one feature of one sample may take; null: without limit."""
     decode_memory_mb: Positive | None = 4096
     """Most memory that it may take, MiB, beside what an idle decoder has; null: without limit."""
+    stall_timeout_s: PositiveFloat = 3600.0
+    """No partition done for so long, while actors work: the run ends with exit code 75 and says what they do.
+    Waiting for room on the cluster does not count. Longer than any partition takes."""
     max_failed_fraction: Fraction = 0.5
     """Stop when more than this share of samples has a failed modality."""
     price_per_cpu_hour: PositiveFloat | None = None

@@ -18,6 +18,7 @@ from mmray import console
 from mmray.distributed.admission import Node, Pool
 from mmray.distributed.connect import connect, nodes
 from mmray.distributed.serving import LOOK_S, RESTARTS, RETRIES, SAY_S, Lost, constructed, serving, watch
+from mmray.distributed.stall import StallGuard
 from mmray.errors import MmrayError, PlanError, WorkerError
 
 __all__ = [
@@ -71,6 +72,8 @@ class Stage:
     """Of its constructor."""
     servers: "Stage | None" = None
     """Actors that those of the pool call; their handles are one argument more, `servers`."""
+    stall_timeout_s: float | None = None
+    """No partition done for so long, while actors work: the run ends."""
 
 
 def stream_partitions(
@@ -87,6 +90,7 @@ def stream_partitions(
     Raises:
         Exception: what a stage's constructor raised, as it is; of a call, what it raised of ours.
         WorkerError: when actors die again and again without a partition done between.
+        StalledError: when nothing is done for the stage's `stall_timeout_s`.
     """
     from ray.exceptions import RayError, RayTaskError
 
@@ -162,7 +166,9 @@ def _stream(partitions: Sequence[int], stage: Stage) -> Iterator[dict[str, Any]]
             cpu=beside.size * beside.cpus, gpu=beside.size * beside.gpus
         )
         running.callback(setattr, context, "custom_execution_callback_classes", [])
-        context.custom_execution_callback_classes = [watch(stage.pool, stage.servers and beside)]
+        open_ = dict.fromkeys(partitions)
+        guard = StallGuard(stage.stall_timeout_s, lambda: list(open_))
+        context.custom_execution_callback_classes = [watch(stage.pool, stage.servers and beside, guard)]
         arguments = dict(stage.arguments)
         if stage.servers:
             servers = serving(stage.servers.code, stage.servers.pool, stage.servers.arguments)
@@ -188,7 +194,10 @@ def _stream(partitions: Sequence[int], stage: Stage) -> Iterator[dict[str, Any]]
         for block in blocks:
             if fault := fault_in(block):
                 raise fault
-            yield from block.to_pylist()
+            for row in block.to_pylist():
+                guard.moved()
+                del open_[row["partition"]]
+                yield row
 
 
 def quiet_data() -> Any:
@@ -199,6 +208,7 @@ def quiet_data() -> Any:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None
+    context.execution_no_progress_timeout_s = -1  # counts waiting for room, too; `StallGuard` does not
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = 0  # after `RESTARTS` of its own
     context.print_on_execution_start = False

@@ -17,6 +17,7 @@ from typing import Any
 
 from mmray import console
 from mmray.distributed.admission import IN_FLIGHT, Pool, places
+from mmray.distributed.stall import StallGuard
 from mmray.errors import MmrayError, WorkerError
 
 __all__ = ["Lost", "Servers", "constructed", "serving", "watch"]
@@ -137,10 +138,10 @@ class Answer:
         return self.value
 
 
-def watch(pool: Pool, beside: Pool | None = None) -> type:
+def watch(pool: Pool, beside: Pool | None, guard: StallGuard) -> type:
     """A callback of Ray Data that says when actors are replaced, and ends a run that waits for a lost node.
 
-    `beside` are the servers, which need their places too.
+    `beside` are the servers, which need their places too; `guard` is asked whether anything moves.
     """
     from ray.data._internal.execution.execution_callback import ExecutionCallback
 
@@ -157,6 +158,7 @@ def watch(pool: Pool, beside: Pool | None = None) -> type:
             if now - self.looked < LOOK_S:
                 return
             self.looked = now
+            guard.look([pool for each in executor._topology or () if (pool := _pool_of(each))])
             restarting = sum(_restarting(operator) for operator in executor._topology or ())
             if restarting > self.restarting:
                 console.err.print("an actor died; Ray starts it again, the others go on")
@@ -174,6 +176,10 @@ def watch(pool: Pool, beside: Pool | None = None) -> type:
     return Watch
 
 
+def _pool_of(operator: Any) -> Any:
+    return getattr(operator, "_actor_pool", None)
+
+
 def _restarting(operator: Any) -> int:
-    pool = getattr(operator, "_actor_pool", None)
+    pool = _pool_of(operator)
     return pool.num_restarting_actors() if pool else 0

@@ -229,7 +229,8 @@ def _extract(
         nonlocal pools
         pools = plan_extract(config.extract, nodes, partitions)
         servers = cluster.Stage(Encode, pools.encoders, {"work": work}) if pools.encoders else None
-        return cluster.Stage(Extract, pools.actors, {"work": work}, servers)
+        limit_s = config.extract.stall_timeout_s
+        return cluster.Stage(Extract, pools.actors, {"work": work}, servers, limit_s)
 
     start = time.perf_counter()
     encoders = pools.encoders.size if pools.encoders else 0

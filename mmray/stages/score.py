@@ -282,7 +282,10 @@ def _score(
             for count in cluster.stream_partitions(
                 todo,
                 lambda nodes, left: cluster.Stage(
-                    Score, plan_score(config.score, nodes, left), {"scoring": scoring}
+                    Score,
+                    plan_score(config.score, nodes, left),
+                    {"scoring": scoring},
+                    stall_timeout_s=config.score.stall_timeout_s,
                 ),
             ):
                 counts.append(count)
