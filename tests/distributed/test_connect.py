@@ -1,6 +1,7 @@
 """An address that cannot be used is told in one line within seconds; a process that is ended, ends."""
 
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
 from mmray.distributed import connect as module
 from mmray.distributed.connect import connect
-from mmray.errors import PlanError
+from mmray.errors import PlanError, WorkerError
 
 LIMIT_S = 500.0
 """For a hang; some twenty times what it takes."""
@@ -101,6 +102,25 @@ def test_a_cluster_of_another_version(monkeypatch):
 def test_a_wrong_token(monkeypatch):
     with served(Gcs("1.2.3", token="secret")) as address:
         assert "wants its token" in refusal(address, monkeypatch)
+
+
+def test_a_ray_that_does_not_start_in_time_may_start_the_next_time(monkeypatch):
+    """As Ray words it: the words are looked up in its source."""
+    import ray._private.node
+
+    words = "The current node timed out during startup. This "
+    assert words in inspect.getsource(ray._private.node)
+
+    def late(**options: object) -> None:
+        raise Exception(words)  # noqa: TRY002 - so does Ray
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", late)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(WorkerError, match=r"^Ray does not start on this machine: The current node") as caught:
+        connect()
+    assert caught.value.exit_code == 75
+    assert "\n" not in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------ the process
