@@ -158,7 +158,7 @@ def watch(pool: Pool, beside: Pool | None, guard: StallGuard) -> type:
             if now - self.looked < LOOK_S:
                 return
             self.looked = now
-            guard.look([pool for each in executor._topology or () if (pool := _pool_of(each))])
+            guard.look([*filter(None, map(_pool_of, executor._topology or ()))])
             restarting = sum(_restarting(operator) for operator in executor._topology or ())
             if restarting > self.restarting:
                 console.err.print("an actor died; Ray starts it again, the others go on")

@@ -3,12 +3,10 @@
 Waiting for room on the cluster is no stall: the clock runs only while actors have work in hand.
 """
 
-import shutil
+import importlib.metadata
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from mmray.errors import StalledError
@@ -76,10 +74,16 @@ def _dumps(actors: Sequence[Any]) -> str:
 
 def _dump(pid: int) -> list[str]:
     """Runs on the actor's machine."""
-    spy = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
+    try:  # comes with ray[default]
+        files = importlib.metadata.files("py-spy") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    spy = next((file.locate() for file in files if file.name == "py-spy"), None)
     if spy is None:
         return ["    py-spy is not there to look"]
-    done = subprocess.run([spy, "dump", "--pid", str(pid)], capture_output=True, text=True, timeout=DUMP_S)
+    done = subprocess.run(
+        [str(spy), "dump", "--pid", str(pid)], capture_output=True, text=True, timeout=DUMP_S
+    )
     if done.returncode:
         return [f"    py-spy may not look: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}"]
     threads = done.stdout.split("\nThread ")[1:]
