@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mmray.stages.compare import compare
     from mmray.stages.evaluate import evaluate
     from mmray.stages.explain import explain
+    from mmray.stages.export import export
     from mmray.stages.extract import extract
     from mmray.stages.import_features import import_features
     from mmray.stages.load import load
@@ -64,6 +65,7 @@ __all__ = [
     "compare",
     "evaluate",
     "explain",
+    "export",
     "extract",
     "import_features",
     "load",

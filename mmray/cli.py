@@ -238,6 +238,20 @@ def evaluate(what: str, overrides: tuple[str, ...], as_json: bool, **options: An
 
 
 @app.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("output", metavar="OUT")
+@click.option("--with-encoders", is_flag=True, help="Also the weights that its features are made with.")
+@JSON_FLAG
+def export(model: str, output: str, with_encoders: bool, as_json: bool) -> None:
+    """A trained model as a folder of its own, its fusion as torch.export and ONNX graphs, checked."""
+    manifest = mmray.export(model, output, with_encoders=with_encoders)
+    if as_json:
+        _echo_json(manifest)
+    else:
+        _show("export", manifest, "")
+
+
+@app.command()
 @click.argument("path", metavar="PATH")
 @JSON_FLAG
 def inspect(path: str, as_json: bool) -> None:
@@ -314,7 +328,7 @@ def _show(stage: str, summary: Any, config: str) -> None:
 
         show(summary, config)
         return
-    if stage in ("evaluate", "explain"):
+    if stage in ("evaluate", "explain", "export"):
         import_module(f"mmray.stages.{stage}").show(summary)
         return
     from mmray import console

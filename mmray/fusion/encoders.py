@@ -155,6 +155,10 @@ class Recurrent(nn.Module):
 
     def steps(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """State after every step, [B, T, width]; zeros at padding."""
+        if torch.onnx.is_in_onnx_export() and not self.rnn.bidirectional:
+            # Forwards, no state depends on later padding, and packing is no part of a graph.
+            mask_BT = step_mask(lengths_B, x_BTD.shape[1])
+            return zero_padding(self.rnn(zero_padding(x_BTD, mask_BT))[0], mask_BT)
         # Packing refuses empty rows: they run one step of zeros.
         packed = pack_padded_sequence(
             zero_padding(x_BTD, step_mask(lengths_B, x_BTD.shape[1])),

@@ -76,7 +76,7 @@ class Attention(nn.Module):
 
 def _step(h_BTH: Tensor, index_B: Tensor) -> Tensor:
     """The step of each row at its index, [B, H]."""
-    return h_BTH[torch.arange(len(h_BTH), device=h_BTH.device), index_B]
+    return h_BTH.gather(1, index_B[:, None, None].expand(-1, 1, h_BTH.shape[2])).squeeze(1)
 
 
 def make_readout(kind: Readout, width: int, forwards: int | None = None) -> nn.Module:

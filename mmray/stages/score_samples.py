@@ -64,8 +64,22 @@ def trained_models(models: Sequence[str], storage: Storage) -> list[Trained]:
             raise TableError(
                 f"{folder}: does not say how its features are made (no whole {FEATURES}); train again"
             )
+        told = {**told, "features": _unpacked(told["features"], folder)}
         found.append(Trained(folder, storage.read_json(f"{folder}/model.json")["fingerprint"], told))
     return found
+
+
+def _unpacked(features: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Settings of features whose weights `mmray export` put into the model's folder, as paths there."""
+    return {
+        name: {
+            key: f"{folder}/{value}"
+            if isinstance(value, str) and value.startswith(f"encoders/{name}/")
+            else value
+            for key, value in settings.items()
+        }
+        for name, settings in features.items()
+    }
 
 
 def open_samples(
