@@ -81,6 +81,10 @@ def _incomparable(config: Config) -> list[tuple[str, str]]:
     faults = []
     if config.compare.folds and not config.samples.split.folds:
         faults.append(("compare.folds", "needs samples.split.folds: into how many the samples are drawn"))
+    in_context = [name for name, feature in config.features.items() if getattr(feature, "context", None)]
+    if config.compare.folds and in_context:
+        told = "is for features that are the same in every fold; the context of a sample ends at its split: "
+        faults.append(("compare.folds", f"{told}{', '.join(in_context)}"))
     for where, changes in models.items():
         features = changes.pop("features", list(config.features))
         if not isinstance(features, list) or not features or not {*features} <= config.features.keys():

@@ -54,7 +54,7 @@ def open_table(config: Config, storage: Storage, features: Sequence[str], *, map
 
     index = FeatureSet.load(data.index.small(storage, _labels(config)), [], config.targets)
     size = sum(data.steps(name) * size for name, size in _a_step(storage, data).items())
-    return spilled(hash_of([data.digest, sorted(features)]), index, features, size, read)
+    return spilled(hash_of([data.whole_digest, sorted(features)]), index, features, size, read)
 
 
 def _labels(config: Config) -> list[str]:

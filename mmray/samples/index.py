@@ -46,8 +46,10 @@ from mmray.tables.schemas import SOURCES, sample_schema
 
 __all__ = ["Index", "index_at", "known_index", "make_index"]
 
-VERSION = 2
+VERSION = 3
 PARTITIONS_PER_FILE = 128
+NOT_MEDIA = ("partition", "rows", "trained")
+"""Columns of `_partitions`; the others are digests of media."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ class Index:
     """Source (`video`, `audio`, `image`, `text`, `features`) → digest of each partition's media of it."""
     digest: str
     """Changes when any id, split, group or label, or the order of the samples, does."""
+    trained: np.ndarray
+    """[partitions] bool: which of them have a sample with a split and a label."""
+    trained_digest: str
+    """Changes when a sample that has a split and a label (and no other) comes, goes or changes."""
+    split_digest: str
+    """Changes when the split of a sample does; samples without one do not count."""
     splits: dict[str, int]
     """Rows a split; rows without one are under ''."""
     notes: list[str]
@@ -151,7 +159,7 @@ def index_at(storage: Storage, folder: str) -> Index:
 def _opened(storage: Storage, folder: str, known: dict[str, Any]) -> Index:
     with open_parquet(storage, f"{folder}/{known['partitions']}") as file:
         parts = file.read()
-    media = {name: parts[name].to_numpy() for name in parts.column_names if name not in ("partition", "rows")}
+    media = {name: parts[name].to_numpy() for name in parts.column_names if name not in NOT_MEDIA}
     return Index(
         folder=folder,
         files={int(number): name for number, name in known["files"].items()},
@@ -159,6 +167,9 @@ def _opened(storage: Storage, folder: str, known: dict[str, Any]) -> Index:
         sizes=parts["rows"].to_numpy(),
         media=media,
         digest=known["digest"],
+        trained=parts["trained"].to_numpy(),
+        trained_digest=known["trained_digest"],
+        split_digest=known["split_digest"],
         splits=known["splits"],
         notes=known["notes"],
         leaks=known["leaks"],
@@ -239,15 +250,16 @@ class _Files:
         self.storage, self.folder, self.schema = storage, folder, schema
         self.there = set(known["files"].values()) if known else set()
         self.sources = [name for name in SOURCES if name in schema.names]
-        self.labels = ["sample_id", "split", "group", *config.targets]
+        self.targets = list(config.targets)
 
     def write(self, tables: Iterator[tuple[int, pa.Table]]) -> dict[str, Any]:
-        """{files, partitions, rows, digest, splits} of all of them."""
+        """{files, partitions, rows, splits, digest, trained_digest, split_digest} of all of them."""
         files: dict[int, str] = {}
         groups: list[pa.Table] = []
-        parts: dict[str, list] = {name: [] for name in ("partition", "rows", *self.sources, "features")}
+        parts: dict[str, list] = {name: [] for name in (*NOT_MEDIA, *self.sources, "features")}
         splits: Counter[str] = Counter()
-        digest = hashlib.sha256()
+        labels = ["sample_id", "split", "group", *self.targets]
+        digest, trained_digest, split_digest = (hashlib.sha256() for _ in range(3))
         number = 0
         for partition, table in tables:
             if groups and partition // PARTITIONS_PER_FILE != number:
@@ -259,16 +271,23 @@ class _Files:
             parts["rows"].append(table.num_rows)
             for source in (*self.sources, "features"):
                 parts[source].append(media_digest(table["sample_id"], media_keys(table, [source])))
-            labels = [table[name].to_pylist() for name in self.labels]
-            digest.update(repr(labels).encode())
+            trained = table.filter(_trained(table, self.targets))
+            parts["trained"].append(trained.num_rows > 0)
+            _update(digest, table, labels)
+            if trained.num_rows:
+                _update(trained_digest, trained, labels)
+            if (with_split := table.filter(pc.is_valid(table["split"]))).num_rows:
+                _update(split_digest, with_split, labels[:2])
             for count in pc.value_counts(table["split"].combine_chunks()).to_pylist():
                 splits[count["values"] or ""] += count["counts"]
         files[number] = self._put(number, groups)
-        types = {"partition": pa.int32(), "rows": pa.int32()}
+        types = {"partition": pa.int32(), "rows": pa.int32(), "trained": pa.bool_()}
         columns = {name: pa.array(values, types.get(name, pa.string())) for name, values in parts.items()}
         return {
             "rows": sum(parts["rows"]),
             "digest": digest.hexdigest()[:16],
+            "trained_digest": trained_digest.hexdigest()[:16],
+            "split_digest": split_digest.hexdigest()[:16],
             "splits": dict(splits),
             "files": {str(number): name for number, name in files.items()},
             "partitions": _put(self.storage, self.folder, "_partitions", pa.table(columns)),
@@ -276,6 +295,18 @@ class _Files:
 
     def _put(self, number: int, groups: list[pa.Table]) -> str:
         return _put(self.storage, self.folder, f"samples-{number:05d}", *groups, there=self.there)
+
+
+def _trained(samples: pa.Table, targets: Sequence[str]) -> pa.ChunkedArray:
+    """[N] bool: which samples a training learns from or is judged by: they have a split, and a label."""
+    labelled = pa.chunked_array([np.zeros(samples.num_rows, bool)])
+    for name in targets:
+        labelled = pc.or_(labelled, pc.is_valid(samples[name]))
+    return pc.and_(labelled, pc.is_valid(samples["split"]))
+
+
+def _update(digest: Any, samples: pa.Table, columns: Sequence[str]) -> None:
+    digest.update(repr([samples[name].to_pylist() for name in columns]).encode())
 
 
 def _put(storage: Storage, folder: str, name: str, *groups: pa.Table, there: set[str] | None = None) -> str:

@@ -31,6 +31,7 @@ from mmray.storage.filesystem import Storage
 from mmray.storage.lock import one_driver
 from mmray.tables.features import Data
 from mmray.tables.identity import hash_of, run_name
+from mmray.tables.joined import lengths
 from mmray.targets import lower_is_better
 
 __all__ = ["compare", "finished_comparison", "judged"]
@@ -96,7 +97,8 @@ def compare(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
         if ids is not None and not np.array_equal(ids, small.sample_ids):
             raise SamplesError(f"{config.samples.named} changed while its folds were read; run it again")
         ids, splits[fold] = small.sample_ids, small.split
-        rows[fold] = Rows.of(small, config.targets)
+        seen = np.any([steps > 0 for steps in lengths(storage, data).values()], axis=0)
+        rows[fold] = Rows.of(small, config.targets, seen)
         digests.append(data.digest)
     if config.compare.folds:
         up_to_date(config, storage)  # the index is left as the config says
@@ -315,7 +317,7 @@ def run_one(data: Any, split: np.ndarray, run: Run, storage: Storage, folder: st
         rows = data.subset(split == name)
         found = model_outputs(result.model, spec.examples(rows), np.arange(len(rows)), batch, device)
         outputs[name] = {target: found[target] for target in config.targets}
-    told = Rows.of(data, config.targets).result(
+    told = Rows.of(data, config.targets, data.seen).result(
         outputs,
         config.train.monitor,
         model=run.model,
@@ -344,7 +346,7 @@ def run_yardstick(data: Any, split: np.ndarray, run: Run, storage: Storage, fold
     if not chosen:
         kinds = ", ".join(target.kind for target in run.config.targets.values())
         raise SamplesError(f"{run.yardstick} predicts classes and numbers; the targets are {kinds}")
-    told = Rows.of(data, run.config.targets).result(
+    told = Rows.of(data, run.config.targets, data.seen).result(
         outputs,
         run.config.train.monitor,
         model=run.model,

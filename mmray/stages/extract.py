@@ -26,7 +26,7 @@ from mmray.storage.lock import one_driver
 from mmray.tables.accounting import Tally, cost, rates
 from mmray.tables.features import FeatureTable, complete_tables, states, tables_to_make
 from mmray.tables.identity import hash_of
-from mmray.tables.parts import done_partitions
+from mmray.tables.parts import done_partitions, write_digests
 
 __all__ = ["extract", "extract_summary", "extraction_summary", "finish", "summary_uri"]
 
@@ -59,12 +59,12 @@ def extract(config: ConfigLike, address: str | None = None, *, retry_failed: boo
 
     redone = {name for name, table in complete.items() if retry_failed and table.summary["failed_rows"]}  # pyright: ignore[reportOptionalSubscript]
     missing = [name for name in config.features if name not in complete or name in redone]
-    tables = _tables(config, complete, missing, _device_of_earlier(config, storage, missing))
+    tables = _tables(config, index, complete, missing, _device_of_earlier(config, storage, index, missing))
     tally, todo, lacking = _state(storage, index, tables, retry_failed)
     placed = {}
     if todo:
         device = _device(config, address, len(todo))
-        tables = _tables(config, complete, missing, device)
+        tables = _tables(config, index, complete, missing, device)
         tally, todo, lacking = _state(storage, index, tables, retry_failed)
         tally.check_budget(config.extract.max_failed_fraction, index.rows)
         for name in lacking:  # until it is whole again, the table is one that is being made
@@ -104,10 +104,10 @@ def _state_digest(index: Index, features: Mapping[str, Mapping[str, Any]]) -> st
 
 
 def _tables(
-    config: Config, complete: dict[str, FeatureTable], missing: list[str], device: str
+    config: Config, index: Index, complete: dict[str, FeatureTable], missing: list[str], device: str
 ) -> dict[str, FeatureTable]:
     """All features' tables, in the order of the config."""
-    tables = {**complete, **tables_to_make(config, missing, device)}
+    tables = {**complete, **tables_to_make(config, missing, device, index.split_digest)}
     return {name: tables[name] for name in config.features}
 
 
@@ -116,6 +116,7 @@ def finish(storage: Storage, index: Index, table: FeatureTable, tally: Tally) ->
     summary = _feature_summary(index, table, tally)
     if storage.read_json(f"{table.folder}/_summary.json") != summary:
         storage.write_json(f"{table.folder}/_spec.json", table.spec)
+        write_digests(storage, table.folder, tally.features[table.name].digests)
         storage.write_json(f"{table.folder}/_summary.json", summary)
 
 
@@ -166,10 +167,10 @@ def extraction_summary(
     }
 
 
-def _device_of_earlier(config: Config, storage: Storage, missing: list[str]) -> str:
+def _device_of_earlier(config: Config, storage: Storage, index: Index, missing: list[str]) -> str:
     """`cuda` or `cpu`: what made the tables that are begun, if any are."""
     there = storage.names(config.path("features"))
-    on_gpu = tables_to_make(config, missing, "cuda").values()
+    on_gpu = tables_to_make(config, missing, "cuda", index.split_digest).values()
     return "cuda" if any(table.folder.rpartition("/")[2] in there for table in on_gpu) else "cpu"
 
 
@@ -202,7 +203,7 @@ def _state(
             todo.append(partition)
             lacking |= undone
         else:
-            tally.add_notes(size, notes)
+            tally.add_notes(partition, size, notes)
     return tally, todo, [name for name in tables if name in lacking]
 
 
@@ -239,7 +240,7 @@ def _extract(
     with console.progress("extract", total=index.rows, done=tally.rows) as meter:
         for row in cluster.stream_partitions(todo, stage):
             report = json.loads(row["report"])
-            tally.add_report(report)
+            tally.add_report(row["partition"], report)
             watched.partition(report["rows"], report)
             rate = tally.rows_now / (time.perf_counter() - start)
             meter.advance(report["rows"], f"{rate:.1f}/s, {tally.failed_rows} failed")

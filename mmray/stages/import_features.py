@@ -58,7 +58,7 @@ def import_features(config: ConfigLike) -> dict[str, Any]:
     config = config.model_copy(update={"features": imported})
     complete = complete_tables(config, storage, index)
     missing = [name for name in config.features if name not in complete]
-    tables = {**complete, **tables_to_make(config, missing, "cpu")}
+    tables = {**complete, **tables_to_make(config, missing, "cpu", index.split_digest)}
     made, odd = _columns(config, storage, index, missing, sources)
     tally = Tally(list(config.features))
     there = {name: done_partitions(storage, table.folder) for name, table in complete.items()}
@@ -72,7 +72,7 @@ def import_features(config: ConfigLike) -> dict[str, Any]:
                 more = {**notes_of(rows, name), "media": media_digest(rows["sample_id"], [""] * size)}
                 notes[name] = write_partition(storage, tables[name].folder, partition, rows, more)
                 tally.features[name].rows_now += size
-            tally.add_notes(size, notes)
+            tally.add_notes(partition, size, notes)
             meter.advance(size)
     tally.rows_now = index.rows if missing else 0
     tally.check_budget(config.extract.max_failed_fraction, index.rows)

@@ -161,7 +161,7 @@ def _tables(config: Config, storage: Storage) -> Tables | None:
         index = known_index(config, storage)
     except TableError:
         return None
-    return Tables(index, complete_tables(config, storage, index))
+    return Tables.of(storage, index, complete_tables(config, storage, index))
 
 
 def _data(config: Config, storage: Storage, tables: Tables) -> Data:

@@ -207,7 +207,7 @@ def _predict(
 
 def predictions_made_from(config: Config, data: Data) -> str:
     """What a table of predictions is made from, beside its model: samples, features, options."""
-    return hash_of([data.digest, data.index.digest, deciding(config.score)])
+    return hash_of([data.whole_digest, deciding(config.score)])
 
 
 def _require_options(options: ScoreConfig, storage: Storage, model: str) -> None:

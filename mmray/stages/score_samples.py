@@ -171,7 +171,7 @@ def _require_features(config: Config, model: Trained, remedy: str) -> None:
 
 
 def _part(data: Data, model: Trained) -> Data:
-    return Data(data.index, {name: data.tables[name] for name in model.told["features"]})
+    return replace(data, tables={name: data.tables[name] for name in model.told["features"]})
 
 
 def _model_folder(model: str, storage: Storage) -> str:

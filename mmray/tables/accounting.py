@@ -10,6 +10,8 @@ peak memory of the actors it went through; only the run that did the work knows 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
 
+import functools
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,14 +63,15 @@ class FeatureTally:
     def __init__(self) -> None:
         self.rows_now = 0
         self.failed_rows = 0
-        self.content = 0
+        self.digests: dict[int, int] = {}
+        """Partition → digest of its rows."""
         self.steps = 0
         self.failures: Counter[str] = Counter()
 
-    def add(self, notes: Mapping[str, Any]) -> None:
+    def add(self, partition: int, notes: Mapping[str, Any]) -> None:
         """Count a partition by what its file says."""
         self.failed_rows += int(notes["failed"], 16).bit_count()
-        self.content ^= int(notes["digest"], 16)
+        self.digests[partition] = int(notes["digest"], 16)
         self.steps += notes["steps"]
         self.failures.update(notes["failures"])
 
@@ -78,7 +81,7 @@ class FeatureTally:
             "failed_rows": self.failed_rows,
             "failures": dict(self.failures.most_common()),
             "steps": self.steps,
-            "content": f"{self.content:016x}",
+            "content": f"{functools.reduce(operator.xor, self.digests.values(), 0):016x}",
         }
 
 
@@ -99,23 +102,23 @@ class Tally:
         self.seconds: dict[str, float] = {}
         self.peak_rss_mb: dict[str, float] = defaultdict(float)
 
-    def add_notes(self, rows: int, notes: Mapping[str, Mapping[str, Any]]) -> None:
+    def add_notes(self, partition: int, rows: int, notes: Mapping[str, Mapping[str, Any]]) -> None:
         """Count a partition of so many rows by what its features' files say.
 
         A row is failed where any of its features failed, or all are absent.
         """
         failed, empty = 0, -1
         for name, of_feature in notes.items():
-            self.features[name].add(of_feature)
+            self.features[name].add(partition, of_feature)
             failed |= int(of_feature["failed"], 16)
             empty &= int(of_feature["absent"], 16)
         self.rows += rows
         self.failed_rows += (failed | empty).bit_count()
         self.empty_rows += empty.bit_count()
 
-    def add_report(self, report: Mapping[str, Any]) -> None:
+    def add_report(self, partition: int, report: Mapping[str, Any]) -> None:
         """Count a partition that this run did."""
-        self.add_notes(report["rows"], report["notes"])
+        self.add_notes(partition, report["rows"], report["notes"])
         for name, rows in report["made"].items():
             self.features[name].rows_now += rows
         self.rows_now += report["rows_now"]

@@ -31,7 +31,7 @@ from mmray.tables.identity import (
     media_digest,
     media_keys,
 )
-from mmray.tables.parts import done_partitions, in_parallel, read_with_notes
+from mmray.tables.parts import digest_of_partitions, done_partitions, in_parallel, read_with_notes
 
 __all__ = ["Data", "FeatureTable", "PartState", "complete_tables", "require_data", "states", "tables_to_make"]
 
@@ -72,7 +72,7 @@ def complete_tables(
     root = config.path("features")
     there = storage.names(root)
     found = {}
-    for name, spec in feature_specs(config, features).items():
+    for name, spec in feature_specs(config, features, index.split_digest).items():
         source = config.features[name].source
         for folder in sorted(folder for folder in there if folder.rpartition("-")[0] == name):
             summary = storage.read_json(f"{root}/{folder}/_summary.json")
@@ -112,8 +112,10 @@ def _of_here(config: Config, *tables: FeatureTable) -> FeatureTable:
     )
 
 
-def tables_to_make(config: Config, features: Sequence[str], device: str) -> dict[str, FeatureTable]:
-    """{feature: the table that this environment makes}.
+def tables_to_make(
+    config: Config, features: Sequence[str], device: str, splits: str
+) -> dict[str, FeatureTable]:
+    """{feature: the table that this environment makes}; `splits` as in `feature_specs`.
 
     Raises:
         ConfigError: where the decoder asked for does not work here.
@@ -126,7 +128,7 @@ def tables_to_make(config: Config, features: Sequence[str], device: str) -> dict
             {**spec, "environment": environment(config, config.features[name], device)},
             config.path("features"),
         )
-        for name, spec in feature_specs(config, features).items()
+        for name, spec in feature_specs(config, features, splits).items()
     }
 
 
@@ -199,10 +201,30 @@ class Data:
 
     index: Index
     tables: dict[str, FeatureTable]
+    contents: dict[str, str]
+    """{feature: digest of the partitions in which some sample has a split and a label}"""
+
+    @classmethod
+    def of(cls, storage: Storage, index: Index, tables: dict[str, FeatureTable]) -> "Data":
+        """Of complete tables."""
+        trained = index.partitions[index.trained]
+        contents = {n: digest_of_partitions(storage, table.folder, trained) for n, table in tables.items()}
+        return cls(index, tables, contents)
 
     @property
     def digest(self) -> str:
-        """Changes when any id, split, group, label or feature does."""
+        """Changes when an id, split, group, label or feature does that a training uses.
+
+        A sample without a split or a label is neither; other samples of its partition are seen to change
+        with it, since a partition is the smallest part that has a digest.
+        """
+        return data_digest(
+            self.index.trained_digest, {name: self.contents[name] for name in sorted(self.tables)}
+        )
+
+    @property
+    def whole_digest(self) -> str:
+        """Changes when anything of any sample does."""
         contents = {name: self._summary(name)["content"] for name in sorted(self.tables)}
         return data_digest(self.index.digest, contents)
 
@@ -237,7 +259,7 @@ def require_data(
             f"{config.path('features')}: no complete table of {', '.join(lacking)} for these samples, "
             f"media and settings; run `mmray {_command(config, lacking)}` first"
         )
-    return Data(index, {name: found[name] for name in wanted})
+    return Data.of(storage, index, {name: found[name] for name in wanted})
 
 
 def _command(config: Config, features: Sequence[str]) -> str:

@@ -45,7 +45,7 @@ __all__ = [
     "search_name",
 ]
 
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 """Raised when the same settings train another model, or are judged in another way, than before."""
 FEATURE_VERSION = 2
 """Raised when the same settings give other numbers than before."""
@@ -54,8 +54,12 @@ FEATURE_VERSION = 2
 # ------------------------------------------------------------------------------------ features
 
 
-def feature_specs(config: Config, features: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+def feature_specs(
+    config: Config, features: Iterable[str] | None = None, splits: str | None = None
+) -> dict[str, dict[str, Any]]:
     """{feature: its spec}: settings, weights, code and version; not the environment that computes it.
+
+    `splits` is the digest of which sample is in which split: the context of a sample ends at its split.
 
     Raises:
         TableError: where weights or a source of imported features are not there.
@@ -63,10 +67,10 @@ def feature_specs(config: Config, features: Iterable[str] | None = None) -> dict
     """
     wanted = {name: config.features[name] for name in features or config.features}
     local = with_local_weights(wanted, Storage(config.storage))
-    return {name: _spec(config, name, feature) for name, feature in local.items()}
+    return {name: _spec(config, name, feature, splits) for name, feature in local.items()}
 
 
-def _spec(config: Config, name: str, feature: Feature) -> dict[str, Any]:
+def _spec(config: Config, name: str, feature: Feature, splits: str | None) -> dict[str, Any]:
     kind = kind_of(feature)
     spec: dict[str, Any] = {"version": [SCHEMA_VERSION, FEATURE_VERSION], "settings": deciding(feature)}
     if kind.weights:
@@ -74,6 +78,8 @@ def _spec(config: Config, name: str, feature: Feature) -> dict[str, Any]:
         spec["settings"][kind.weights] = weights
     if isinstance(feature, ImportedFeature):
         spec["settings"]["path"] = _content_of(config, config.imported_from(feature), feature.array or name)
+        if feature.context:
+            spec["splits"] = splits
     if kind.encoder:
         spec["precision"] = config.extract.precision
     if kind.code and ":" in (code := getattr(feature, kind.code)):
@@ -171,7 +177,11 @@ def media_digest(ids: pa.ChunkedArray, keys: Sequence[str]) -> str:
 
 
 def data_digest(index: str, contents: Mapping[str, str]) -> str:
-    """The data of a run: the digest of the index and {feature: content of its table}."""
+    """The data of a run: a digest of samples and their labels, and {feature: digest of its values}.
+
+    A training's are those of the samples that have a split and a label: it learns from them or is judged by
+    them. Rows to be scored come and go without making another run of it.
+    """
     return hash_of({"index": index, "features": dict(contents)})
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,6 +29,7 @@ from mmray.storage.uris import scheme_of
 
 __all__ = [
     "digest_of",
+    "digest_of_partitions",
     "done_partitions",
     "file_name",
     "in_parallel",
@@ -38,10 +40,12 @@ __all__ = [
     "read_schema",
     "read_table",
     "read_with_notes",
+    "write_digests",
     "write_partition",
 ]
 
 NOTES = b"mmray"
+DIGESTS = "_digests.arrow"
 READERS = 32  # files read at a time: on S3 each is a request or two, all of them waiting
 
 Item = TypeVar("Item")
@@ -114,6 +118,31 @@ def read_table(storage: Storage, folder: str, columns: Sequence[str] | None = No
     """All partitions in order, one at a time."""
     for partition in done_partitions(storage, folder):
         yield read_partition(storage, folder, partition, columns)
+
+
+def write_digests(storage: Storage, folder: str, digests: Mapping[int, int]) -> None:
+    """Keep the digests of a finished table's partitions in one file, so that no footer is read for them.
+
+    It is no .parquet file: `folder/*.parquet` are the rows, for any tool.
+    """
+    numbers = sorted(digests)
+    made = {"partition": numbers, "digest": [digests[number] for number in numbers]}
+    table = pa.table(made, schema=pa.schema([("partition", pa.int32()), ("digest", pa.uint64())]))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    storage.write(f"{folder}/{DIGESTS}", sink.getvalue().to_pybytes())
+
+
+def digest_of_partitions(storage: Storage, folder: str, partitions: np.ndarray) -> str:
+    """64 bits that change when a row of these partitions does, in a finished table."""
+    if storage.exists(f"{folder}/{DIGESTS}"):
+        there = pa.ipc.open_file(storage.read(f"{folder}/{DIGESTS}")).read_all()
+        digests = there["digest"].to_numpy()[np.isin(there["partition"].to_numpy(), partitions)]
+    else:  # a table of an earlier mmray
+        notes = read_notes(storage, folder, partitions.tolist())
+        digests = np.array([int(of_one["digest"], 16) for of_one in notes], np.uint64)
+    return f"{np.bitwise_xor.reduce(digests):016x}"
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ def read(
         tables = complete_below(storage, f"{output}/features", index, features)
     if lacking := [name for name in features or () if name not in tables]:
         raise TableError(f"{output}/features: no complete table of {', '.join(lacking)}")
-    data = Data(index, {} if features is not None and not features else tables)
+    data = Data.of(storage, index, {} if features is not None and not features else tables)
     labels = index.columns(storage)
     parts = range(len(index.partitions))
     joined = pa.concat_tables(read_joined(storage, data, at, labels, errors=True) for at in parts)

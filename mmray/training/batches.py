@@ -155,6 +155,17 @@ class FeatureSet:
         """The same rows, those of the test split in no split."""
         return replace(self, split=np.where(self.split == "test", None, self.split))
 
+    @property
+    def seen(self) -> np.ndarray:
+        """[N] bool: the rows that have a feature; the others are neither predicted nor judged."""
+        there = [feature.lengths > 0 for feature in self.features.values()]
+        return np.any(there, axis=0)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """[N] bool: the rows of which a target is known."""
+        return np.any([~pd.isna(values) for values in self.targets.values()], axis=0)
+
     def subset(self, rows: np.ndarray) -> "FeatureSet":
         """The rows at these indices, or where a [N] bool mask is True."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows

@@ -42,8 +42,8 @@ class Rows:
     """Of the test rows, [N]."""
 
     @classmethod
-    def of(cls, data: FeatureSet, targets: Mapping[str, Target]) -> "Rows":
-        """Of rows that need no features."""
+    def of(cls, data: FeatureSet, targets: Mapping[str, Target], seen: np.ndarray) -> "Rows":
+        """Of rows that need no features; `seen` [N] bool says which have any: the others are not judged."""
         fitted = {
             name: target.fit(name, data.targets[name], data.sample_ids, data.split == "train")
             for name, target in targets.items()
@@ -52,7 +52,7 @@ class Rows:
         return cls(
             fitted,
             {
-                split: {name: truth[data.split == split] for name, truth in encoded.items()}
+                split: {name: _where(seen, truth)[data.split == split] for name, truth in encoded.items()}
                 for split in ("val", "test")
             },
             {name: target.prior(encoded[name][data.split == "train"]) for name, target in fitted.items()},
@@ -124,6 +124,13 @@ class Rows:
         target = self.targets[name]
         total = target.loss_sum(torch.from_numpy(outputs).float(), torch.from_numpy(truth)).item()
         return total / (target.row_weights(truth).sum() or 1.0)
+
+
+def _where(seen: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Encoded truths, unknown of the rows that are not seen."""
+    truth = truth.copy()
+    truth[~seen] = -1 if truth.dtype == np.int64 else np.nan
+    return truth
 
 
 # ------------------------------------------------------------------------------------ folds and seeds

@@ -68,7 +68,7 @@ def test_report(
 
     `examples` need have the targets only; `present` [N, M] bool says which modalities each row has.
 
-    rows        with a known truth; all below is about them
+    rows        with a known truth and finite outputs (others are failures); all below is about them
     metrics     of the fused output
     uncalibrated   metrics of its probabilities at a temperature of 1: {nll, brier, ece}, where it has any
     main        the metric `interval` is about, a bootstrap's 95 %
@@ -80,8 +80,9 @@ def test_report(
     """
     present = present[test]
     report = {}
+    finite = np.all([np.isfinite(y).all(axis=1) for y in outputs.values()], axis=0)
     for name, target in spec.targets.items():
-        usable = known(examples.targets[name][test])
+        usable = known(examples.targets[name][test]) & finite
         truth, predicted = examples.targets[name][test][usable], target.decode(outputs[name][usable])
         of_group = None if groups is None else groups[test][usable]
         plain = target.uncalibrated()

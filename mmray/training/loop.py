@@ -119,13 +119,13 @@ def fit(
 
     """
     worker = Worker(rank, world_size, device)
-    in_train = np.flatnonzero(data.split == "train")
+    in_train = np.flatnonzero((data.split == "train") & data.labelled)
     reduced = [name for name, settings in model_config.inputs.items() if settings.reduce]
     found = summarise({name: data.features[name] for name in sorted(features)}, in_train, reduced)
     spec = make_spec(model_config, train_config, data, found, targets, features_fingerprint)
     examples = spec.examples(data)
     present = examples.present()
-    rows, counts = _usable_rows(examples.targets, present, data.split)
+    rows, counts = _usable_rows(examples.targets, present, data.seen, data.split)
     _require_features(list(spec.shapes), present[rows["train"]])
     val_truths = {name: truth[rows["val"]] for name, truth in examples.targets.items()}
     undefined = undefined_by_truths(spec.targets, val_truths, train_config.monitor) if rank == 0 else None
@@ -209,15 +209,19 @@ def fit(
 
 
 def _usable_rows(
-    targets: Mapping[str, np.ndarray], present_NM: np.ndarray, split: np.ndarray
+    targets: Mapping[str, np.ndarray], present_NM: np.ndarray, seen: np.ndarray, split: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, int]]]:
-    """{split: rows to learn from, or to compare with}, and how many of each kind there are."""
+    """{split: rows to learn from, or to compare with}, and how many of each kind there are.
+
+    A model on some of the features is compared on the rows that another on all of them is: on those `seen`
+    to have any feature.
+    """
     present = present_NM.any(axis=1)
     truth = np.any([known(values) for values in targets.values()], axis=0)
     rows, counts = {}, {}
     for name in SPLITS:
         inside = split == name
-        used = inside & truth & (present | (name != "train"))
+        used = inside & truth & (present if name == "train" else seen)
         rows[name] = np.flatnonzero(used)
         counts[name] = {
             "rows": int(inside.sum()),

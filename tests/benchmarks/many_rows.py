@@ -58,7 +58,7 @@ from mmray.tables.features import tables_to_make
 from mmray.tables.identity import media_digest, media_keys
 from mmray.tables.parts import write_partition
 from mmray.tables.schemas import FeatureShape, feature_schema
-index, (table,) = make_index(config, storage), tables_to_make(config, ["words"], "cpu").values()
+index, (table,) = make_index(config, storage), tables_to_make(config, ["words"], "cpu", "").values()
 schema = feature_schema("words", FeatureShape(None))
 def write(partition):
     part = index.read(storage, partition)

@@ -115,6 +115,29 @@ def test_a_feature_table_is_a_source_and_gets_context(splits, tmp_path):
     assert set(second["voice_step_s"].to_pylist()) == {1.0, None}
 
 
+def test_context_ends_at_the_split_of_today(tmp_path):
+    rows = "".join(f"a_{n},{n % 2},{n}\n" for n in range(6)) + "b_0,0,9\nb_1,1,8\n"
+    (tmp_path / "m.csv").write_text("sample_id,y,x_0\n" + rows)
+    splits = "samples.split={group: {regex: '_[0-9]'}, folds: 3}"
+    base = [f"samples.manifest={tmp_path}/m.csv", "targets={y: {kind: classification}}", splits]
+    feature = f"features={{x: {{kind: imported, path: {tmp_path}/m.csv, context: '(.)_([0-9])'}}}}"
+    seen = []
+    for fold in range(3):
+        config = project(tmp_path, *base, feature, f"samples.split.fold={fold}")
+        assert import_features(config)["rows_this_run"] == 8
+        table = table_of(config)
+        split = dict(zip([0, 1, 2, 3, 4, 5, 9, 8], table["split"].to_pylist(), strict=True))
+        for row, value in enumerate(table["x"].to_pylist()):
+            neighbours = {split[step[0]] for step in value}
+            assert neighbours == {table["split"][row].as_py()}, "of another split is nobody's neighbour"
+        seen.append(table["split"].to_pylist())
+    assert seen[0] != seen[1]
+    config = project(tmp_path, *base, feature)
+    assert import_features(config)["rows_this_run"] == 0, "the first fold's table is still there"
+    with pytest.raises(ConfigError, match=r"compare\.folds.*context"):
+        project(tmp_path, *base, feature, "compare.folds=true")
+
+
 def test_features_of_several_files_are_joined_by_id(tmp_path):
     (tmp_path / "m.csv").write_text("sample_id,y,split\na,1,train\nb,2,val\nc,3,test\n")
     (tmp_path / "x.csv").write_text("sample_id,x_0,x_1\nc,5,6\na,1,2\nz,0,0\n")

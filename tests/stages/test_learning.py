@@ -59,6 +59,12 @@ def test_scored_rows_are_the_tables_rows_and_give_the_metrics_that_training_told
     assert summary["rows"] == summary["rows_this_run"] == truth.num_rows
 
     test = predictions.to_pandas().query("split == 'test'")
+    nothing = test["present"].map(len) == 0
+    assert nothing.sum() == 2, (
+        "a row that has nothing is not predicted, and not judged by what is no prediction"
+    )
+    assert test[nothing]["emotion_predicted"].isna().all()
+    test = test[~nothing]
     accuracy = (test["emotion"] == test["emotion_predicted"]).mean()
     error = np.abs(test["score"] - test["score_predicted"]).mean()
     assert rows["fused"]["n"] == len(test)

@@ -155,6 +155,20 @@ def test_training_and_scoring_follow_their_data(project):
     assert (scored["rows"], scored["rows_this_run"]) == (20, 20)
     assert score(config)["rows_this_run"] == 0
 
+    # Rows to be scored come and go: the model that the config names is the same.
+    extra = [{**project.row("u0", 1), "mood": None}, {**project.row("u1", 2), "split": None, "mood": None}]
+    project.rows += extra
+    project.save()
+    assert project.extract()["voice"] == 2
+    assert train(config)["run"] == first["run"]
+    scored = score(config)
+    assert (scored["rows"], scored["rows_this_run"]) == (22, 2)
+    assert read(config)["mood_predicted"].null_count == 0
+    del project.rows[-2:]
+    project.save()
+    assert project.extract()["rows"] == 20
+    assert score(config)["rows"] == 20
+
     project.rows[0]["mood"] = "b"  # a corrected label
     project.save()
     assert project.extract() == {"voice": 0, "words": 0, "rows": 20}

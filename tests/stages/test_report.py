@@ -111,7 +111,7 @@ def make_features(config: Config, storage: Storage, rows: list[dict]) -> None:
     Path(str(config.samples.manifest)).write_text("".join(json.dumps(row) + "\n" for row in media))
     index, tally = make_index(config, storage), Tally(["face", "voice"])
     errors = {row["sample_id"]: row["errors"] for row in rows}
-    tables = tables_to_make(config, ["face", "voice"], "cpu")
+    tables = tables_to_make(config, ["face", "voice"], "cpu", index.split_digest)
     for partition in index.partitions.tolist():
         part, notes = index.read(storage, partition), {}
         for name, table in tables.items():
@@ -119,7 +119,7 @@ def make_features(config: Config, storage: Storage, rows: list[dict]) -> None:
             digest = media_digest(made["sample_id"], made["media_key"].to_pylist())
             more = {**notes_of(made, name), "media": digest}
             notes[name] = write_partition(storage, table.folder, partition, made, more)
-        tally.add_notes(part.num_rows, notes)
+        tally.add_notes(partition, part.num_rows, notes)
     tally.rows_now = len(rows)
     placed = {
         "stage_seconds": {"fetch": 1.0, "decode": 15.5, "encode": 6.5, "write": 0.25},

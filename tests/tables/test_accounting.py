@@ -41,7 +41,7 @@ def test_an_absent_modality_is_no_failure():
 def test_a_row_counts_once_whatever_failed_of_it_and_one_without_anything_is_a_failure():
     tally = Tally(["face", "voice"])
     tally.add_notes(
-        5, {"face": notes("corrupt", None, None, "absent", "absent"),
+        0, 5, {"face": notes("corrupt", None, None, "absent", "absent"),
             "voice": notes("corrupt", "empty", "absent", "absent", None)}
     )  # fmt: skip
     assert (tally.rows, tally.failed_rows, tally.empty_rows) == (5, 3, 1)
@@ -56,17 +56,17 @@ def test_a_row_counts_once_whatever_failed_of_it_and_one_without_anything_is_a_f
 def test_many_rows_are_many_bits():
     reasons = ["corrupt" if row % 7 == 0 else None for row in range(1000)]
     tally = Tally(["face"])
-    tally.add_notes(1000, {"face": notes(*reasons)})
+    tally.add_notes(0, 1000, {"face": notes(*reasons)})
     assert tally.failed_rows == tally.features["face"].failed_rows == 143
 
 
 def test_reports_add_up_and_peaks_do_not():
     tally = Tally(["face"])
     of_one = {"face": notes("corrupt", *[None] * 7)}
-    for peak, seconds in ((900.0, 1.5), (700.0, 2.0)):
+    for partition, peak, seconds in ((0, 900.0, 1.5), (7, 700.0, 2.0)):
         told = {"seconds": {"decode": seconds}, "peak_rss_mb": {"actors": peak}, "cpu_seconds": 3.0}
         counts = {"fetched_bytes": 10**6, "retried": 3, "recovered": 1, "made": {"face": 8}}
-        tally.add_report({"notes": of_one, **spent(8, **told, **counts)})
+        tally.add_report(partition, {"notes": of_one, **spent(8, **told, **counts)})
     assert (tally.rows, tally.failed_rows, tally.rows_now) == (16, 2, 16)
     assert (tally.retried, tally.recovered, tally.fetched_bytes) == (6, 2, 2 * 10**6)
     assert (tally.seconds, tally.peak_rss_mb, tally.cpu_seconds) == ({"decode": 3.5}, {"actors": 900.0}, 6.0)
@@ -86,7 +86,7 @@ def test_reports_add_up_and_peaks_do_not():
 def test_the_budget_is_a_share_of_the_rows_so_far(rows, failed, all_rows, stops):
     tally = Tally(["face"])
     reasons = ["corrupt"] * failed + [None] * (rows - failed)
-    tally.add_report({"notes": {"face": notes(*reasons)}, **spent(rows)})
+    tally.add_report(0, {"notes": {"face": notes(*reasons)}, **spent(rows)})
     if not stops:
         return tally.check_budget(0.1, all_rows)
     with pytest.raises(BudgetError, match=rf"{failed} of {rows} samples failed.*{failed} × face corrupt"):

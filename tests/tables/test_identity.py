@@ -36,7 +36,7 @@ def project(tmp_path):
 
 
 def spec_of(config: Config, name: str = "face", device: str = "cpu") -> dict:
-    return tables_to_make(config, [name], device)[name].spec
+    return tables_to_make(config, [name], device, "")[name].spec
 
 
 def refusal(made_with: dict, here: dict) -> str:

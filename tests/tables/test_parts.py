@@ -12,7 +12,14 @@ import pytest
 
 from mmray.config import StorageConfig
 from mmray.storage.filesystem import Storage
-from mmray.tables.parts import done_partitions, read_notes, read_partition, write_partition
+from mmray.tables.parts import (
+    digest_of_partitions,
+    done_partitions,
+    read_notes,
+    read_partition,
+    write_digests,
+    write_partition,
+)
 from mmray.tables.schemas import FeatureShape, vectors_to_column
 
 
@@ -75,6 +82,18 @@ def test_only_footers_are_read(tmp_path, monkeypatch):
     assert read, "the files were opened in a way this test does not see"
     assert sum(read) < count * 66_000
     assert Path(folder, "part-000000.parquet").stat().st_size > 160_000
+
+
+def test_the_digest_of_some_partitions_is_about_them_alone(tmp_path):
+    tables = {number: pa.table({"sample_id": [f"s{number}"], "x": [number]}) for number in (0, 1, 2**20)}
+    folder, storage = str(tmp_path), Storage()
+    digests = {n: int(write_partition(storage, folder, n, t)["digest"], 16) for n, t in tables.items()}
+    some = np.array([0, 2**20])
+    by_footers = digest_of_partitions(storage, folder, some)
+    write_digests(storage, folder, digests)
+    assert digest_of_partitions(storage, folder, some) == by_footers == f"{digests[0] ^ digests[2**20]:016x}"
+    assert digest_of_partitions(storage, folder, np.array([1])) == f"{digests[1]:016x}"
+    assert done_partitions(storage, folder) == sorted(tables)
 
 
 def test_other_files_are_no_partitions(tmp_path):

@@ -110,7 +110,7 @@ def table(rows: int = 240) -> FeatureSet:
 def test_a_yardstick_learns_what_is_there_and_no_more(kind):
     targets = {"t": ClassificationTarget(kind="classification"), "x": RegressionTarget(kind="regression")}
     data = table()
-    rows = Rows.of(data, targets)
+    rows = Rows.of(data, targets, data.seen)
     told = {}
     for features in (["voice"], ["words"], ["voice", "words"]):
         outputs, chosen = fit_yardstick(kind, data, features, targets)
