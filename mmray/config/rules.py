@@ -56,6 +56,7 @@ def _clashing(config: Config) -> list[tuple[str, str]]:
     for name, feature in config.features.items():
         faults += _claim(owners, f"features.{name}", name, kind_of(feature).columns)
     owners |= dict.fromkeys(("start_s", "end_s", "media_key", *MEDIA_SOURCES), "the sample table")
+    owners |= dict.fromkeys((f"{medium}_version" for medium in MEDIA_SOURCES), "the sample table")
     owners |= dict.fromkeys(("present", "model", "embedding"), "the prediction table")
     for name in config.targets:
         faults += _claim(

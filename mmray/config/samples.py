@@ -96,6 +96,9 @@ class SamplesConfig(Section):
     optional: list[Literal["video", "audio", "image", "text"]] = []
     """Modalities that the source may lack: absent in all samples then, which is noted. In `score` of
     other samples all are. Default: a modality without a column is refused, it may be called otherwise."""
+    check_versions: bool = False
+    """Look at every medium of a manifest in every run, for whether it is still the same: a request each on
+    S3. Those of shards and folders, and of tables with media inside, are known from their listing anyway."""
     keep: list[str] = []
     """Further columns of the source to keep beside the samples, as text: for metrics of subgroups."""
     delimiter: str | None = None
@@ -137,6 +140,7 @@ class SamplesConfig(Section):
             raise ValueError("label_from_folder needs folder")
         if self.allow_damaged_shards and not self.shards:
             raise ValueError("allow_damaged_shards needs shards")
-        if self.delimiter and not self.manifest:
-            raise ValueError("delimiter needs manifest")
+        for setting in ("delimiter", "check_versions"):
+            if getattr(self, setting) and not self.manifest:
+                raise ValueError(f"{setting} needs manifest")
         return self

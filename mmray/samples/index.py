@@ -37,12 +37,13 @@ from mmray.samples.checks import CheckedRows, plan_sources
 from mmray.samples.ledger import BATCH_ROWS, Ledger, Spool, in_order
 from mmray.samples.sources import Source, find_source
 from mmray.samples.split import MEDIA, leaks, refuse_leaks
+from mmray.samples.versions import Versions
 from mmray.settings import deciding
 from mmray.storage.filesystem import Storage
 from mmray.storage.scratch import scratch_folder
 from mmray.tables.identity import hash_of, media_digest, media_keys
 from mmray.tables.parts import in_parallel, open_parquet
-from mmray.tables.schemas import SOURCES, sample_schema
+from mmray.tables.schemas import SOURCES, sample_schema, version_of
 
 __all__ = ["Index", "index_at", "known_index", "make_index"]
 
@@ -130,7 +131,7 @@ def make_index(config: Config, storage: Storage, folder: str | None = None) -> I
     known = storage.read_json(f"{folder}/_index.json")
     found = find_source(config.samples, storage, config.output)
     source = {**found.version, "reading": _reading(config)}
-    if known is None or known["source"] != source:
+    if known is None or known["source"] != source or config.samples.check_versions:
         known = _write(config, storage, folder, found, source, known)
     return _opened(storage, folder, known)
 
@@ -200,12 +201,12 @@ def _write(
     sources = plan_sources(config)
     schema = sample_schema(sources, config.targets, config.samples.keep)
     ledger = Ledger.read(storage, folder, known, config.extract.partition_samples)
-    samples = CheckedRows(config, storage, found)
+    samples, versions = CheckedRows(config, storage, found), Versions(storage, found)
     with scratch_folder() as temporary, Spool(f"{temporary}/rows.arrow", schema) as spool:
         places = array("q")
         # A source with a fault raises after its last row: nothing was written of it.
         for rows in _batches(samples, BATCH_ROWS):
-            table = _typed(rows, schema, sources)
+            table = _typed(rows, schema, sources, versions)
             places.frombytes(ledger.places(table["sample_id"]).tobytes())
             spool.add(table)
         if not places:
@@ -235,7 +236,11 @@ def _batches(rows: CheckedRows, size: int) -> Iterator[list[dict]]:
         yield batch
 
 
-def _typed(rows: list[dict], schema: pa.Schema, sources: Sequence[str]) -> pa.Table:
+def _typed(rows: list[dict], schema: pa.Schema, sources: Sequence[str], versions: Versions) -> pa.Table:
+    for source in sources:
+        if source != "text":
+            for row, version in zip(rows, versions.of([row[source] for row in rows])):
+                row[version_of(source)] = version
     table = pa.Table.from_pylist(rows, schema=pa.schema([f for f in schema if f.name != "media_key"]))
     keys = pa.array(media_keys(table, sources), pa.string())
     return table.append_column(schema.field("media_key"), keys)

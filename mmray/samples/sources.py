@@ -34,6 +34,8 @@ class Source:
     """{path or URI: bytes} of manifests, shards, or all files of the folder."""
     version: dict[str, Any]
     """{files, bytes, version}: changes when a file does, without reading any."""
+    etags: dict[str, str] = field(default_factory=dict)
+    """{URI: ETag} of the files on S3."""
     left: dict[str, str] = field(default_factory=dict)
     """{path: why it is not read} of what lies in the folder beside its files."""
 
@@ -80,7 +82,8 @@ def find_source(config: SamplesConfig, storage: Storage, output: str = "") -> So
         digest.update(stamp.encode("utf-8", "surrogateescape"))
     sizes = {uri: int(info["size"]) for uri, info in infos.items()}
     version = {"files": len(infos), "bytes": sum(sizes.values()), "version": digest.hexdigest()[:16]}
-    return Source(config, sizes, version, left)
+    etags = {uri: str(info["ETag"]) for uri, info in infos.items() if info.get("ETag")}
+    return Source(config, sizes, version, etags, left)
 
 
 def _readable(

@@ -9,7 +9,7 @@ samples have them, the predictions stand beside them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmray.config import Config, load_config

@@ -1,7 +1,7 @@
 """Every hash and every name: what a feature, a row, the data and a run are known by.
 
     feature    NAME-FINGERPRINT: its settings, weights and code, and the environment that computes it
-    row        media_key: the URIs, segment or text that a feature of a sample is made from
+    row        media_key: the URIs, versions, segment or text that a feature of a sample is made from
     data       the index (ids, splits, groups, labels) and the content of the feature tables used
     run        the settings that decide a training, and its data
 
@@ -30,7 +30,7 @@ from mmray.samples.arrays import source_files, table_folder
 from mmray.settings import deciding
 from mmray.storage.filesystem import Storage
 from mmray.tables.parts import done_partitions
-from mmray.tables.schemas import SCHEMA_VERSION
+from mmray.tables.schemas import SCHEMA_VERSION, version_of
 
 __all__ = [
     "data_digest",
@@ -148,7 +148,7 @@ def _content_of(config: Config, source: str, name: str) -> str:
 
 
 def media_keys(samples: pa.Table, sources: Sequence[str]) -> list[str]:
-    """For each sample a hash of its media of these sources: URIs and segment, or the text.
+    """For each sample a hash of its media of these sources: URIs, versions and segment, or the text.
 
     `audio` stands for the video where a sample has no `audio`. Features made elsewhere (source `features`)
     depend on nothing of a sample but its id: their key is empty.
@@ -159,10 +159,13 @@ def media_keys(samples: pa.Table, sources: Sequence[str]) -> list[str]:
     columns = [name for name in read if name in samples.column_names]
     segment = ["start_s", "end_s"] if set(columns) - {"text"} else []
     keys = []
-    for row in samples.select([*columns, *segment]).to_pylist():
+    versions = [name for name in map(version_of, columns) if name in samples.column_names]
+    of_rows = zip(samples.select([*columns, *segment]).to_pylist(), samples.select(versions).to_pylist())
+    for row, seen in of_rows:
         if list(sources) == ["audio"] and row.get("audio") is not None:
-            row["video"] = None  # not read
-        keys.append(hashlib.blake2b(repr(list(row.values())).encode("utf-8", "surrogatepass"), digest_size=8))
+            row["video"] = seen[version_of("video")] = None  # not read
+        made_from = [*row.values(), *(version for version in seen.values() if version is not None)]
+        keys.append(hashlib.blake2b(repr(made_from).encode("utf-8", "surrogatepass"), digest_size=8))
     return [key.hexdigest() for key in keys]
 
 

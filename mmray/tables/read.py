@@ -15,6 +15,7 @@ from mmray.storage.filesystem import Storage
 from mmray.tables.features import Data, FeatureTable, complete_tables, places_of
 from mmray.tables.joined import read_joined
 from mmray.tables.parts import read_table
+from mmray.tables.schemas import SOURCES, version_of
 
 __all__ = ["complete_below", "read"]
 
@@ -49,7 +50,8 @@ def read(
     if lacking := [name for name in features or () if name not in tables]:
         raise TableError(f"{output}/features: no complete table of {', '.join(lacking)}")
     data = Data.of(storage, index, {} if features is not None and not features else tables)
-    labels = index.columns(storage)
+    inner = {version_of(source) for source in SOURCES}
+    labels = [name for name in index.columns(storage) if name not in inner]
     parts = range(len(index.partitions))
     joined = pa.concat_tables(read_joined(storage, data, at, labels, errors=True) for at in parts)
     return _with_predictions(joined, storage, f"{output}/predictions", predictions)

@@ -1,8 +1,8 @@
 """Names, Arrow types and shapes of the index, the feature tables and the predictions: the only place.
 
 Index (a row a sample): `sample_id`, `split`, `group`, `start_s`, `end_s`, one column a media source used by
-the config (`video`, `audio`, `image`: URIs; `text`: inline), one column a target, and `media_key`, a hash of
-all that features can depend on. A target's column is
+the config (`video`, `audio`, `image`: URIs; `text`: inline) and of each but texts its version, one column a
+target, and `media_key`, a hash of all that features can depend on. A target's column is
 
     classification, ordinal classes          the class, string
     multilabel                               the classes that hold, list<string>; [] none of them
@@ -56,6 +56,7 @@ __all__ = [
     "ragged_from_column",
     "sample_schema",
     "vectors_to_column",
+    "version_of",
 ]
 
 SCHEMA_VERSION = 3
@@ -103,11 +104,17 @@ def sample_schema(
             ("start_s", pa.float64()),
             ("end_s", pa.float64()),
             *((source, pa.string()) for source in sources),
+            *((version_of(source), pa.string()) for source in sources if source != "text"),
             *((name, target.arrow_type) for name, target in targets.items()),
             *((name, pa.string()) for name in keep),
             pa.field("media_key", pa.string(), nullable=False),
         ]
     )
+
+
+def version_of(source: str) -> str:
+    """The column with the version of a medium: null where it is not looked at."""
+    return f"{source}_version"
 
 
 def feature_schema(name: str, shape: FeatureShape) -> pa.Schema:

@@ -105,6 +105,7 @@ def test_absent_values_are_null_in_every_format(tmp_path):
     assert row.pop("media_key")
     assert row == {
         **dict.fromkeys(("video", "audio", "text", "emotion", "start_s", "end_s")),
+        **dict.fromkeys(("video_version", "audio_version")),
         "sample_id": "none",
         "group": "none",
         "split": split_of("none", SplitConfig()),

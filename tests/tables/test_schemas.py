@@ -111,8 +111,8 @@ def test_words_come_back():
 
 def test_schemas_name_what_the_contract_says():
     assert sample_schema(["video", "text"], TARGETS).names == [
-        *("sample_id", "split", "group", "start_s", "end_s", "video", "text", "emotion", "strength"),
-        "media_key",
+        *("sample_id", "split", "group", "start_s", "end_s", "video", "text", "video_version"),
+        *("emotion", "strength", "media_key"),
     ]
     assert sample_schema(["video"], TARGETS).field("emotion").type == pa.string()
     assert sample_schema(["video"], TARGETS).field("strength").type == pa.float64()
