@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 a fault the user can mend, told in one line or list; 2 wro
 lost, storage out of reach); 130 and 143 ended by Ctrl-C or SIGTERM.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -365,7 +366,23 @@ def main() -> NoReturn:
         said = "terminated" if number == signal.SIGTERM else "interrupted"
         click.echo(f"{said}; what is finished stays", err=True)
         code = 128 + number
-    sys.exit(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process with this code, and nothing else's.
+
+    What Python does at its end is done here (exit handlers, among them Ray's; the streams), but for its last
+    step. There libraries take down what is in memory while threads of their own still use it: pyarrow's, with
+    S3, ended one command of some hundreds with `terminate called` and SIGABRT, its work and message done.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # nobody reads it, or its disk is full: Python's own code for that
+            code = code or 120
+    os._exit(code)
 
 
 def _end_on_signals() -> list[int]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -145,3 +146,29 @@ def test_a_good_project_is_checked_and_inspected(tmp_path):
     nothing = mmray("inspect", tmp_path / "out")
     assert nothing.returncode == 1
     assert "Traceback" not in nothing.stderr
+
+
+def test_output_that_cannot_be_written_is_no_success():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mmray", "check", "--reference"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+        )
+    assert done.returncode != 0
+
+
+@pytest.mark.s3
+@pytest.mark.endurance
+def test_exit_codes_hold_whatever_native_threads_do_at_the_end(tmp_path, s3):
+    np.savez(tmp_path / "x.npz", id=np.array(["a", "b"]), x=np.zeros((2, 3), np.float32))
+    (tmp_path / "m.csv").write_text("sample_id,mood,split\na,glad,train\nc,sad,val\n")
+    features = f"{{x: {{kind: imported, path: {tmp_path}/x.npz, array: nope}}}}"
+    config = project(tmp_path, GOOD)
+    overrides = [f"features={features}", f"samples.manifest={tmp_path}/m.csv"]
+    for attempt in range(30):
+        local = attempt % 2 == 0
+        output = [] if local else [f"output=s3://{s3.bucket}/exit"]
+        done = mmray("import-features", config, *overrides, *output)
+        assert (done.returncode, "no array 'nope'" in done.stderr) == (1, True), (attempt, done.stderr)
