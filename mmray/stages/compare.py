@@ -31,7 +31,7 @@ from mmray.storage.filesystem import Storage
 from mmray.storage.lock import one_driver
 from mmray.tables.features import Data
 from mmray.tables.identity import hash_of, run_name
-from mmray.tables.joined import lengths
+from mmray.tables.joined import seen
 from mmray.targets import lower_is_better
 
 __all__ = ["compare", "finished_comparison", "judged"]
@@ -97,8 +97,7 @@ def compare(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
         if ids is not None and not np.array_equal(ids, small.sample_ids):
             raise SamplesError(f"{config.samples.named} changed while its folds were read; run it again")
         ids, splits[fold] = small.sample_ids, small.split
-        seen = np.any([steps > 0 for steps in lengths(storage, data).values()], axis=0)
-        rows[fold] = Rows.of(small, config.targets, seen)
+        rows[fold] = Rows.of(small, config.targets, seen(storage, data))
         digests.append(data.digest)
     if config.compare.folds:
         up_to_date(config, storage)  # the index is left as the config says
@@ -144,7 +143,7 @@ def judged(config: Config, seeds: Sequence[int], storage: Storage, address: str 
     from mmray.training.comparison import Rows
 
     data, folder = up_to_date(config, storage), config.path("compare", "runs")
-    rows = Rows.of(load_features(config, storage, []), config.targets)
+    rows = Rows.of(load_features(config, storage, []), config.targets, seen(storage, data))
     plain = config.model_copy(update={"compare": CompareConfig(seeds=list(seeds))})
     runs = [run for run in planned_runs(plain, _naming(storage, data)) if run.model == "fused"]
     done = storage.names(folder)

@@ -6,6 +6,7 @@ footers say so.
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from mmray.errors import TableError
@@ -14,7 +15,7 @@ from mmray.tables.features import Data, FeatureTable, places_of
 from mmray.tables.parts import in_parallel, read_with_notes
 from mmray.tables.schemas import columns_of
 
-__all__ = ["read_joined", "read_rows"]
+__all__ = ["read_joined", "read_rows", "seen"]
 
 PARTS_AT_ONCE = 4
 """Whole partitions read at a time."""
@@ -46,6 +47,19 @@ def read_rows(
     """All partitions in order, a few read ahead."""
     parts = range(len(data.index.partitions))
     return in_parallel(lambda at: read_joined(storage, data, at, labels), parts, at_once)
+
+
+def seen(storage: Storage, data: Data) -> np.ndarray:
+    """[N] bool: the samples that have any of the features; of the part files only lengths are read."""
+
+    def of_part(at: int) -> np.ndarray:
+        found = [
+            _aligned(storage, data, table, at, [f"{name}_length"], None)[f"{name}_length"].to_numpy()
+            for name, table in data.tables.items()
+        ]
+        return np.any(found, axis=0)
+
+    return np.concatenate(list(in_parallel(of_part, range(len(data.index.partitions)))))
 
 
 def _aligned(
