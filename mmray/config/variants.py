@@ -39,6 +39,7 @@ def _with_features(config: Config, names: Sequence[str]) -> Config:
         {
             "features": {name: feature.model_dump(mode="json") for name, feature in kept.items()},
             "model.encoders": {n: e.model_dump(mode="json") for n, e in model.encoders.items() if n in kept},
+            "model.inputs": {n: i.model_dump(mode="json") for n, i in model.inputs.items() if n in kept},
             "train.freeze": [part for part in train.freeze if concerns(part)],
             "train.learning_rates": {part: x for part, x in train.learning_rates.items() if concerns(part)},
         },

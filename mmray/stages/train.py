@@ -156,8 +156,11 @@ def check_targets(config: Config, data: Any) -> None:
     """Look at the splits and labels of a FeatureSet, which needs no features for this.
 
     Raises:
-        SamplesError: where train or val is empty, or a label is not known from training.
+        SamplesError: where train or val is empty, a label is not known from training, or no model could give
+            `train.monitor` a value on val.
     """
+    from mmray.training.monitor import undefined_by_truths
+
     for split in ("train", "val"):
         if not (data.split == split).any():
             counts = {name: int((data.split == name).sum()) for name in ("train", "val", "test")}
@@ -165,5 +168,10 @@ def check_targets(config: Config, data: Any) -> None:
                 f"the {split} split has no samples ({counts}); give some rows split {split!r} in the "
                 "manifest, or leave its split column out and set samples.split"
             )
-    for name, target in config.targets.items():
-        target.fit(name, data.targets[name], data.sample_ids, data.split == "train")
+    fitted = {
+        name: target.fit(name, data.targets[name], data.sample_ids, data.split == "train")
+        for name, target in config.targets.items()
+    }
+    truths = {name: target.encode(data.targets[name][data.split == "val"]) for name, target in fitted.items()}
+    if undefined := undefined_by_truths(fitted, truths, config.train.monitor):
+        raise SamplesError(undefined)

@@ -11,6 +11,7 @@ what ended is kept, what ran goes on, what died is tried again.
 """
 
 import json
+import logging
 import math
 import os
 from typing import Any
@@ -158,6 +159,7 @@ def _search(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0: Tune's own tables stay away
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # files that nobody reads
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "5")  # how much a kill may cost
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the table of trials
     trainable = _trainable(config, storage, folder, mapped, epochs)
     filesystem, path = storage.arrow(folder)
     if ray_tune.Tuner.can_restore(f"{path}/ray", storage_filesystem=filesystem):

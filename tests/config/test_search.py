@@ -57,6 +57,14 @@ def test_parts_of_features_left_out_are_neither_frozen_nor_have_rates():
     assert varied(config, {"features": ["words"]}).train.learning_rates == {}
 
 
+def test_what_is_done_to_the_input_of_a_feature_left_out_goes_with_it():
+    model = {"inputs": {"voice": {"noise": 0.3}}, "encoders": {"words": {"kind": "gru"}}}
+    config = load_config({**PROJECT, "model": model})
+    assert varied(config, {"features": ["words"]}).model.inputs == {}
+    alone = varied(config, {"features": ["voice"]}).model
+    assert (alone.inputs["voice"].noise, alone.encoders) == (0.3, {})
+
+
 def test_draws_lie_in_their_ranges_and_no_two_are_the_same():
     space = {
         "train.learning_rate": {"log_uniform": [1e-4, 1e-1]},

@@ -165,6 +165,13 @@ def test_faults_are_told_before_any_worker_starts(table_project, monkeypatch):
     relabel(config, lambda row: {**row, "split": "train"})
     with pytest.raises(SamplesError, match="val split has no samples"):
         train(config)
+    config = table_project(
+        "train.monitor=score/correlation", "tune.space={train.epochs: {grid: [1]}}", name="flat"
+    )
+    relabel(config, lambda row: {**row, "score": 1.0} if row["split"] == "val" else row)
+    for stage in (train, tune):
+        with pytest.raises(SamplesError, match=r"score/correlation is undefined .* all have the same"):
+            stage(config)
     config = table_project(name="other")
     with pytest.raises(TableError, match="no complete table of voice"):
         train(override(config, {"features.voice.hop_ms": 20.0}))
