@@ -86,3 +86,12 @@ class ScoreConfig(Section):
         if len({*self.models}) < len(self.models):
             raise ValueError("models names one twice")
         return self
+
+
+class ReportConfig(Section):
+    """What a report shows of samples: both off, it shows no face and no raw text."""
+
+    thumbnails: Annotated[int, Field(ge=0)] = 8
+    """Of so many of the most wrong samples a frame of the video, or the image; 0: none."""
+    texts: bool = True
+    """The beginning of their texts."""

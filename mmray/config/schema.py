@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from mmray.config.cluster import ClusterConfig
-from mmray.config.running import ExtractConfig, ScoreConfig
+from mmray.config.running import ExtractConfig, ReportConfig, ScoreConfig
 from mmray.config.samples import MEDIA_SOURCES, SamplesConfig, StorageConfig
 from mmray.config.training import CompareConfig, TrainConfig, TuneConfig
 from mmray.features.imported import ImportedFeature
@@ -28,6 +28,7 @@ class Config(Section):
     tune: TuneConfig = TuneConfig()
     compare: CompareConfig = CompareConfig()
     score: ScoreConfig = ScoreConfig()
+    report: ReportConfig = ReportConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     def path(self, *parts: str) -> str:

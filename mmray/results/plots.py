@@ -20,9 +20,11 @@ from mmray.targets.metrics import calibration_error, reliability
 __all__ = [
     "confusion_figure",
     "labels_figure",
+    "noise_figure",
     "reliability_figure",
     "scatter_figure",
     "scores_figure",
+    "shares_figure",
     "to_svg",
     "training_figure",
 ]
@@ -196,6 +198,40 @@ def scatter_figure(truth: np.ndarray, predicted: np.ndarray, title: str) -> Figu
         axes.grid()
         axes.set_xlabel("true")
         axes.set_ylabel("predicted")
+        axes.set_title(title)
+    return figure
+
+
+def shares_figure(shares: Mapping[str, float], title: str) -> Figure:
+    """A bar a modality, from top to bottom."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 0.9 + 0.36 * len(shares)), layout="constrained")
+        axes = figure.subplots()
+        axes.barh(range(len(shares)), list(shares.values()), 0.6, color=BLUE)
+        axes.set_yticks(range(len(shares)), [_cut(name) for name in shares])
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        axes.set_title(title)
+    return figure
+
+
+def noise_figure(
+    curves: Mapping[str, Sequence[Sequence[float | None]]], clean: float | None, title: str
+) -> Figure:
+    """A line a modality: a metric by the noise on it, from `clean` on; of words the share that is unknown."""
+    styles = ["-", "--", ":", "-."]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for at, (name, points) in enumerate(curves.items()):
+            x = [0.0, *(_number(level) for level, _ in points)]
+            y = [_number(clean), *(_number(value) for _, value in points)]
+            color = (BLUE, ORANGE, GREY)[at % 3]
+            axes.plot(x, y, styles[at // 3 % 4], color=color, marker="o", markersize=3, label=_cut(name))
+        axes.set_xlabel("noise: standard deviations, or share of words")
+        axes.grid(axis="y")
+        axes.legend(fontsize=9)
         axes.set_title(title)
     return figure
 

@@ -30,12 +30,21 @@ from mmray.config import (
     dump_config,
 )
 from mmray.errors import TableError
-from mmray.results.plots import reliability_figure, to_svg, training_figure
+from mmray.results.plots import (
+    noise_figure,
+    reliability_figure,
+    shares_figure,
+    to_svg,
+    training_figure,
+)
 from mmray.results.predictions import judged
 from mmray.results.table import ResultsTable
 from mmray.samples.index import known_index
 from mmray.stages.compare import finished_comparison
+from mmray.stages.evaluate import evaluations_folder
+from mmray.stages.explain import explanations_folder
 from mmray.stages.extract import extract_summary
+from mmray.stages.thumbnails import seen_of
 from mmray.stages.train import trained
 from mmray.stages.tune import search_folder
 from mmray.storage.filesystem import Storage
@@ -50,6 +59,7 @@ SPLITS = ("train", "val", "test")
 NO_SPLIT = "none"
 EXAMPLES = 5  # ids shown for a reason of failure
 LINES = 100  # shown of a long table
+WRONG = 8  # samples of a target
 
 
 def report(config: ConfigLike) -> dict[str, str]:
@@ -94,6 +104,8 @@ def write_report(output: str, storage: Storage, config: Config) -> str:
         score_plots=_figures(results, "scores"),
         predictions=train
         and _predictions(config, storage, f"{output}/predictions/{train['model_fingerprint']}"),
+        evaluation=train and tables and _evaluation(config, storage, tables, train["model_fingerprint"]),
+        explanation=train and _explanation(output, storage, train["model_fingerprint"]),
         comparison=_comparison(finished_comparison(config, storage, tables) if tables and whole else None),
         trials=_trials(storage, f"{search_folder(config, storage, tables)}/trials.csv")
         if tables and whole
@@ -268,6 +280,43 @@ def _predictions(config: Config, storage: Storage, folder: str) -> Predictions |
 
 def _of_split(tables: Iterable[pa.Table], split: str) -> Iterator[pa.Table]:
     return (table.filter(pc.equal(table["split"], split)) for table in tables)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# ------------------------------------------------------------------------------------ evaluation, explanation
+
+
+def _evaluation(config: Config, storage: Storage, tables: Tables, model: str) -> dict[str, Any] | None:
+    """What `mmray evaluate` found of the model's predictions, and what its most wrong samples look like."""
+    folder = evaluations_folder(config.path("predictions", model))
+    found = storage.read_json(f"{folder}/evaluation.json")
+    if found is None:
+        return None
+    wrong = [row["sample_id"] for told in found["targets"].values() for row in told["wrong"][:WRONG]]
+    seen = seen_of(config, storage, tables.index, list(dict.fromkeys(wrong)))
+    return {"targets": found["targets"], "seen": seen, "wrong": WRONG}
+
+
+def _explanation(output: str, storage: Storage, model: str) -> dict[str, Any] | None:
+    """What `mmray explain` found of the model, with its figures."""
+    found = storage.read_json(f"{explanations_folder(output, model)}/explanation.json")
+    if found is None:
+        return None
+    plots = {
+        name: [
+            _svg(
+                f"modalities-{name}",
+                shares_figure(told["modalities"]["mean"], f"{name}: mean |Shapley value|"),
+            ),
+            _svg(
+                f"noise-{name}",
+                noise_figure(
+                    told["robustness"]["noise"], told["modalities"]["all"], f"{name}: {told['main']}"
+                ),
+            ),
+        ]
+        for name, told in found["targets"].items()
+    }
+    return {**found, "plots": plots}
 
 
 # ------------------------------------------------------------------------------------ the rest

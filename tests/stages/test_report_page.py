@@ -13,12 +13,16 @@ from mmray.distributed.feeding import load_features
 from mmray.errors import StorageError
 from mmray.results.rows import pattern_rows, results_rows
 from mmray.samples.index import make_index
+from mmray.stages.evaluate import evaluate
+from mmray.stages.explain import explain
 from mmray.stages.report import write_report
+from mmray.stages.score import predictions_made_from
 from mmray.stages.train import model_folder, run_of
 from mmray.storage.filesystem import Storage
 from mmray.tables.features import require_data
 from mmray.tables.joined import read_joined
 from mmray.tables.parts import write_partition
+from mmray.training.checkpoint import model_fingerprint
 from mmray.training.loop import fit
 from mmray.training.predict import Predictor
 from tests.stages.pages import Page
@@ -37,12 +41,17 @@ def project(shared_table_project) -> Config:
     make_index(config, storage)
     data = require_data(config, storage, FEATURES)
     result = train_here(config, storage, data)
-    predictor = Predictor(result.model, result.snapshot.spec, "0123456789abcdef")
+    fingerprint = model_fingerprint(result.snapshot.spec, result.snapshot.weights)
+    predictor = Predictor(result.model, result.snapshot.spec, fingerprint)
     folder = config.path("predictions", predictor.fingerprint)
     for at, partition in enumerate(data.index.partitions.tolist()):
         rows = read_joined(storage, data, at, ["sample_id", "split", *config.targets])
         write_partition(storage, folder, int(partition), predictor.predict(rows))
-    storage.write_json(f"{folder}/_summary.json", {"rows": 203, "seconds": 2.5})
+    made_from = predictions_made_from(config, data)
+    storage.write_json(f"{folder}/_summary.json", {"rows": 203, "seconds": 2.5, "made_from": made_from})
+    result.snapshot.save_model(model_folder(config, run_of(config, storage, data)))
+    evaluate(config)
+    explain(config, rows=40, samples=2)
     return config
 
 
@@ -51,7 +60,8 @@ def train_here(config: Config, storage: Storage, data):
     result = fit(config.model, config.train, rows, FEATURES, config.targets)
     alone = {name: fit(config.model, config.train, rows, [name], config.targets).test for name in FEATURES}
     results = {
-        "model_fingerprint": "0123456789abcdef",
+        "model": model_folder(config, run),
+        "model_fingerprint": model_fingerprint(result.snapshot.spec, result.snapshot.weights),
         "features": FEATURES,
         "history": result.history,
         "best_epoch": int(result.history[-1]["best_epoch"]),
@@ -114,8 +124,30 @@ def test_figures_are_there_with_calibration(page):
     assert any(text.startswith("emotion: calibration, error 0.") for text in page.svg_texts["predictions"])
 
 
+def test_weak_subgroups_and_the_most_wrong_are_shown(page, project):
+    tables = [texts(table) for table in page.tables["evaluation"]]
+    by_present = next(table for table in tables if table[0][0] == "present")
+    assert [row[0] for row in by_present[1:]] == ["voice + words", "words"]
+    wrong = next(table for table in tables if table[0][0] == "sample")
+    assert 1 < len(wrong) <= 9
+    assert any("noise" in row[-1] for row in wrong[1:]), "the samples' texts"
+    quiet = override(project, {"report.texts": False, "report.thumbnails": 0})
+    silent = Page(Path(write_report(project.output, Storage(), quiet)).read_text("utf-8"))
+    told = [texts(table) for table in silent.tables["evaluation"]]
+    assert not any("noise" in cell for table in told for row in table for cell in row)
+    write_report(project.output, Storage(), project)
+
+
+def test_modalities_and_robustness_are_shown(page):
+    table = texts(page.tables["explanation"][0])
+    assert [row[0] for row in table] == ["modality", "voice", "words"]
+    assert any("mean |Shapley value|" in text for text in page.svg_texts["explanation"])
+    assert "a tree of depth 3" in page.sections["explanation"]
+
+
 def test_nothing_given_runs_and_nothing_is_fetched(html, page):
-    assert not any(tag in ("script", "link", "img", "iframe") for tag, _ in page.elements)
+    assert not any(tag in ("link", "img", "iframe") for tag, _ in page.elements)
+    assert [tag for tag, _ in page.elements].count("script") == 1, "the one that sorts tables"
     assert EVIL not in html
     outside = re.findall(r'(?:src|href)="(?!#)([^"]*)"', html)
     assert [link for link in outside if not link.startswith("data:")] == []
@@ -154,7 +186,13 @@ def test_a_browser_shows_it_within_the_page_and_without_a_word_of_complaint(proj
     # Chromium tells widths only to a script: one is added to a copy of the page.
     probe = "<script>document.title = document.documentElement.scrollWidth + ' of ' + innerWidth</script>"
     copy = tmp_path / "report.html"
-    copy.write_text(html.replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    click = (
+        "<script>const head = [...document.querySelectorAll('#evaluation th.sorts')].find("
+        "each => each.innerText == 'off by'); head.click(); head.click();"
+        "document.body.dataset.sorted = [...head.closest('table').rows].slice(1)"
+        ".map(row => row.cells[3].innerText).join(' ')</script>"
+    )
+    copy.write_text(html.replace("</body>", f"{probe}{click}</body>"), encoding="utf-8")
     done = subprocess.run(
         [
             *(browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),
@@ -171,3 +209,8 @@ def test_a_browser_shows_it_within_the_page_and_without_a_word_of_complaint(proj
     assert found, done.stdout[:300]
     assert int(found[1]) <= int(found[2])
     assert "CONSOLE" not in done.stderr
+    ascending = re.search(r'data-sorted="([^"]*)"', done.stdout)
+    assert ascending, "the script that sorts ran"
+    numbers = [float(text) for text in ascending[1].split()]
+    assert numbers == sorted(numbers)
+    assert len(numbers) > 2
