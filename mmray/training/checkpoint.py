@@ -39,6 +39,8 @@ __all__ = [
 
 VERSION = 2
 WEIGHTS, MODEL, VOCABULARY, TRAINER = "weights.pt", "model.json", "vocabulary.json", "trainer.pt"
+NO_MODEL = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+"""What Python and torch raise of a stranger's file, in which anything may be of another kind."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,11 @@ def load_predictor(folder: str | Path, device: str = "cpu") -> Predictor:
 
     """
     spec, weights, model = _load_model(Path(folder))
-    network = spec.build()
-    network.load_state_dict(weights)
+    try:
+        network = spec.build()
+        network.load_state_dict(weights)
+    except NO_MODEL as error:
+        raise TableError(f"the checkpoint {folder} is no whole model: {_told(error)}") from error
     operating = model.get("operating", {})  # absent in models of earlier versions
     return Predictor(network.to(device).eval(), spec, model["fingerprint"], device, operating)
 
@@ -186,12 +191,19 @@ def _load_model(folder: Path) -> tuple[ModelSpec, dict[str, Tensor], dict]:
     if not (folder / MODEL).exists():
         state = "is incomplete: its writing was interrupted" if folder.exists() else "does not exist"
         raise TableError(f"the checkpoint {folder} {state}")
-    model = _read_json(folder / MODEL)
-    if model["version"] != VERSION:
-        raise TableError(f"{folder / MODEL} has version {model['version']}, this mmray reads {VERSION}")
-    spec = ModelSpec.from_json(model, _read_json(folder / VOCABULARY))
-    weights = _load(folder / WEIGHTS)
-    if model_fingerprint(spec, weights) != model["fingerprint"]:
+    model, vocabulary, weights = (
+        _read_json(folder / MODEL),
+        _read_json(folder / VOCABULARY),
+        _load(folder / WEIGHTS),
+    )
+    try:
+        if model["version"] != VERSION:
+            raise TableError(f"{folder / MODEL} has version {model['version']}, this mmray reads {VERSION}")
+        spec = ModelSpec.from_json(model, vocabulary)
+        fingerprint = model_fingerprint(spec, weights)
+    except NO_MODEL as error:
+        raise TableError(f"the checkpoint {folder} is no whole model: {_told(error)}") from error
+    if fingerprint != model["fingerprint"]:
         raise TableError(f"the checkpoint {folder} was altered: its weights do not have its fingerprint")
     return spec, weights, model
 
@@ -199,15 +211,19 @@ def _load_model(folder: Path) -> tuple[ModelSpec, dict[str, Tensor], dict]:
 def _load(path: Path) -> dict:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise TableError(f"{path} cannot be read: {error}") from error
+    except (OSError, EOFError, pickle.UnpicklingError, *NO_MODEL) as error:
+        raise TableError(f"{path} cannot be read: {_told(error)}") from error
 
 
 def _read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise TableError(f"{path} cannot be read: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -1,4 +1,5 @@
-"""Manifests and shards are data of strangers: whatever their bytes, they end in rows or in one of our errors.
+"""Configs, manifests, shards and models are data of strangers: whatever their bytes, they end in what they
+say or in one of our errors.
 
 Valid files are mutated (bytes flipped, cut out, doubled, replaced by what has hurt before) and read in a
 process of its own, with bounded memory and time: a crash, a hang or memory without end is seen as such.
@@ -84,12 +85,57 @@ def shard() -> bytes:
     return sink.getvalue()
 
 
-KINDS: dict[str, tuple[str, Callable[[], bytes], str]] = {
-    "jsonl": ("m.jsonl", jsonl, "manifest"),
-    "csv": ("m.csv", table, "manifest"),
-    "parquet": ("m.parquet", parquet, "manifest"),
-    "shard": ("s.tar", shard, "shards"),
+def config() -> bytes:
+    return b"""
+output: out
+samples: {manifest: m.jsonl, columns: {video: path}, split: {val: 0.2, group: {regex: "([a-z]+)"}}}
+targets: {mood: {kind: classification}, grade: {kind: ordinal, scale: sentiment}}
+features: &features
+  face: {kind: frames, sampling: fps, fps: 2.5, crop: [0.1, 0.1, 0.9, 1.0]}
+  words: {kind: tokens, lowercase: true}
+model: {encoders: {face: {kind: gru, hidden: 16}}, fusion: {kind: late}, modality_dropout: 0.1}
+train: {epochs: 3, learning_rate: 1e-3, monitor: mood/accuracy, loss_weights: {mood: 2, grade: 0.5}}
+tune: {trials: 4, space: {train.learning_rate: {log_uniform: [1e-4, 1e-2]}, train.epochs: {choice: [8, 9]}}}
+compare: {models: {late: {model.fusion.kind: late}}, seeds: [0, 1]}
+"""
+
+
+def model() -> dict[str, bytes]:
+    """The files of a trained model."""
+    import numpy as np
+
+    from mmray.config import ModelConfig, TrainConfig
+    from mmray.targets import ClassificationTarget
+    from mmray.training.batches import FeatureSet, Ragged
+    from mmray.training.loop import fit
+
+    names = np.array(["train", "train", "val", "test"] * 8, dtype=object)
+    values = np.arange(64, dtype=np.float32).reshape(32, 2)
+    words = np.array(["good", "bad"] * 16, dtype=object)
+    data = FeatureSet(
+        np.array([f"s{i}" for i in range(32)], dtype=object),
+        names,
+        {"x": Ragged(values, np.arange(33)), "words": Ragged(words, np.arange(33))},
+        {"mood": np.array(["a", "b"] * 16, dtype=object)},
+    )
+    settings = ModelConfig.model_validate({"fusion": {"kind": "late"}})
+    result = fit(settings, TrainConfig(epochs=1), data, ["x", "words"],
+                 {"mood": ClassificationTarget(kind="classification")})  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        result.snapshot.save_model(folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+SOURCES = {"m.jsonl": "manifest", "m.csv": "manifest", "m.parquet": "manifest", "s.tar": "shards"}
+KINDS: dict[str, Callable[[], dict[str, bytes]]] = {
+    "jsonl": lambda: {"m.jsonl": jsonl()},
+    "csv": lambda: {"m.csv": table()},
+    "parquet": lambda: {"m.parquet": parquet()},
+    "shard": lambda: {"s.tar": shard()},
+    "config": lambda: {"mmray.yaml": config()},
+    "model": model,
 }
+"""Kind → {name: bytes} of its files, of which one is mutated."""
 
 
 def mutated(data: bytes, seed: int) -> bytes:
@@ -116,8 +162,31 @@ def mutated(data: bytes, seed: int) -> bytes:
     return bytes(found)
 
 
-def read_one(kind: str, data: bytes, folder: Path) -> None:
-    """Read a source to its last medium; any error that is not ours goes up."""
+def read_one(name: str, folder: Path, *, whole: bool) -> None:
+    """Read what was written; any error that is not ours goes up, and any of what is whole."""
+    from mmray.config import load_config
+    from mmray.errors import MmrayError
+
+    if name in SOURCES:
+        read_source(name, folder)
+        return
+    said = ""
+    try:
+        if name == "mmray.yaml":
+            load_config(folder / name)
+        else:
+            from mmray.training.checkpoint import load_predictor
+
+            load_predictor(folder)
+    except MmrayError as error:
+        if whole:
+            raise
+        said = str(error)
+    assert len(said) < 20_000, "a flood"
+
+
+def read_source(name: str, folder: Path) -> None:
+    """Read a source to its last medium."""
     import pyarrow as pa
 
     from mmray.config import Config
@@ -127,12 +196,10 @@ def read_one(kind: str, data: bytes, folder: Path) -> None:
     from mmray.storage.filesystem import Storage
     from mmray.tables.schemas import sample_schema
 
-    name, _, setting = KINDS[kind]
-    (folder / name).write_bytes(data)
     config = Config.model_validate(
         {
             "output": f"{folder}/out",
-            "samples": {setting: f"{folder}/{name}"},
+            "samples": {SOURCES[name]: f"{folder}/{name}"},
             "targets": {"label": {"kind": "multilabel"}},
             "features": {"voice": {"kind": "mel"}, "words": {"kind": "tokens"}},
         }
@@ -161,13 +228,17 @@ def read_one(kind: str, data: bytes, folder: Path) -> None:
 def main(kind: str, first: int, count: int) -> None:
     """Read so many mutations; print those that end in something else than rows or our errors."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    whole = KINDS[kind][1]()
+    whole = KINDS[kind]()
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(first, first + count):
             print("seed", seed, flush=True)
             start = time.monotonic()
             try:
-                read_one(kind, whole if seed == 0 else mutated(whole, seed), Path(folder))
+                chosen = sorted(whole)[seed % len(whole)]
+                for name, data in whole.items():
+                    torn = mutated(data, seed) if seed and name == chosen else data
+                    Path(folder, name).write_bytes(torn)
+                read_one(chosen, Path(folder), whole=not seed)
             except Exception:  # noqa: BLE001 (all of them are what is looked for)
                 print("fault", seed, traceback.format_exc(limit=-3), flush=True)
             if time.monotonic() - start > SECONDS_EACH:
