@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mmray.stages.explain import explain
     from mmray.stages.export import export
     from mmray.stages.extract import extract
+    from mmray.stages.forget import forget
     from mmray.stages.import_features import import_features
     from mmray.stages.load import load
     from mmray.stages.plan import plan
@@ -67,6 +68,7 @@ __all__ = [
     "explain",
     "export",
     "extract",
+    "forget",
     "import_features",
     "load",
     "load_config",

@@ -253,6 +253,19 @@ def export(model: str, output: str, with_encoders: bool, as_json: bool) -> None:
 
 
 @app.command()
+@click.argument("output", metavar="OUTPUT")
+@click.option("--ids", required=True, metavar="FILE", help="A file with an id a line.")
+@JSON_FLAG
+def forget(output: str, ids: str, as_json: bool) -> None:
+    """Remove samples from every table of a project, and say which models had learned from them."""
+    found = mmray.forget(output, ids)
+    if as_json:
+        _echo_json(found)
+    else:
+        _show("forget", found, "")
+
+
+@app.command()
 @click.argument("path", metavar="PATH")
 @JSON_FLAG
 def inspect(path: str, as_json: bool) -> None:
@@ -329,7 +342,7 @@ def _show(stage: str, summary: Any, config: str) -> None:
 
         show(summary, config)
         return
-    if stage in ("evaluate", "explain", "export"):
+    if stage in ("evaluate", "explain", "export", "forget"):
         import_module(f"mmray.stages.{stage}").show(summary)
         return
     from mmray import console

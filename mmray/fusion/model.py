@@ -151,7 +151,7 @@ class FusionModel(nn.Module):
         A fusion of decisions has no such vector: there it is the modalities' vectors side by side.
         """
         heads = self.fusion.heads
-        own = [heads] if isinstance(heads, Heads) else [heads[name] for name in heads.names]  # pyright: ignore
+        own: list[nn.Module] = [heads] if isinstance(heads, Heads) else list(heads.children())  # pyright: ignore
         seen: list[Tensor] = []
         hooks = [each.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for each in own]
         try:

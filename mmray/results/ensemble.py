@@ -78,7 +78,7 @@ def _target(
 ) -> dict[str, pa.Array | pa.ChunkedArray]:
     kind, rows = target.target.arrow_type, tables[0].num_rows
     columns: dict[str, pa.Array | pa.ChunkedArray] = {name: tables[0][name]}
-    p = None
+    p, said, apart_NC = None, np.ones(rows, bool), np.zeros((rows, 0))
     if target.target.probabilistic:
         p_MNC = np.stack(
             [_matrix(table[f"{name}_probabilities"], len(target.names or [])) for table in tables]

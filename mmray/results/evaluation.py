@@ -62,7 +62,7 @@ def subgroups_of(column: pa.ChunkedArray) -> Subgroups:
     values = column.to_pylist()
     if pa.types.is_list(column.type):
         values = [None if value is None else " + ".join(map(str, value)) for value in values]
-    numbers = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").to_numpy(float)
+    numbers = np.asarray(pd.to_numeric(pd.Series(values, dtype=object), errors="coerce"), float)
     given = np.array([value is not None for value in values], bool)
     if given.any() and np.isfinite(numbers[given]).all() and len(np.unique(numbers[given])) > 2 * QUARTERS:
         return _quarters(numbers, given)

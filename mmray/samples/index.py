@@ -152,7 +152,7 @@ def index_at(storage: Storage, folder: str) -> Index:
         TableError: where there is none.
     """
     known = storage.read_json(f"{folder}/_index.json")
-    if known is None:
+    if known is None or not known["files"]:  # without files: samples were forgotten
         raise TableError(f"{folder}: there is no index of the samples here; run `mmray extract` first")
     return _opened(storage, folder, known)
 

@@ -136,7 +136,8 @@ def _located(what: ConfigLike) -> tuple[Storage, str, str]:
         config = as_config(what)
         storage = Storage(config.storage)
         return storage, predictions_of(config, storage), config.output.rstrip("/")
-    folder = absolute(os.fspath(what)).rstrip("/")  # pyright: ignore[reportArgumentType]
+    assert not isinstance(what, Config)
+    folder = absolute(os.fspath(what)).rstrip("/")
     return Storage(), folder, _project_of(folder)
 
 
@@ -157,7 +158,8 @@ def _with_columns(
     storage: Storage, table: pa.Table, project: str, wanted: Sequence[str]
 ) -> tuple[pa.Table, list[str]]:
     """The predictions beside the columns of their samples; which of those the project keeps."""
-    if not project or storage.read_json(f"{project}/samples/_index.json") is None:
+    known = storage.read_json(f"{project}/samples/_index.json") if project else None
+    if known is None or not known["files"]:
         return table, []
     index = index_at(storage, f"{project}/samples")
     columns = index.columns(storage)

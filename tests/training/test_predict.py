@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -254,7 +255,7 @@ def test_a_class_must_reach_its_threshold(predictor, make_table):
 def test_a_wanted_precision_is_met_on_validation(predictor, make_table, targets):
     """The curves are of the validation rows that the model was chosen by; they are looked up by hand here."""
     table = make_table(150)
-    val = table.filter(pa.compute.equal(table["split"], "val"))
+    val = table.filter(pc.equal(table["split"], "val"))  # pyright: ignore[reportAttributeAccessIssue]
     plain = [row for row in predictor.predict(val).to_pylist() if row["mood_predicted"] and row["mood"]]
     wanted = 0.95
     out = predictor.predict(val, options=ScoreConfig(precision={"mood": wanted})).to_pylist()
