@@ -10,6 +10,8 @@ import pytest
 
 from mmray.assets.clips import write_clips
 
+pytestmark = pytest.mark.ray
+
 CONFIG = """
 output: {output}
 samples: {{manifest: {data}/manifest.jsonl}}
@@ -34,7 +36,7 @@ if several:
     cluster.add_node(num_cpus=2, num_gpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
 else:
-    ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
 config = load_config(path)
 told = {"auto": extract(config)}
 fused = load_config(path, [f"output={config.output}-fused", "extract.placement=fused", "extract.actors=1"])
