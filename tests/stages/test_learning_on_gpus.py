@@ -16,7 +16,7 @@ import json, sys
 import ray
 import mmray
 
-ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
 config = mmray.load_config(sys.argv[1])
 told = {"train": mmray.train(config), "compare": mmray.compare(config), "tune": mmray.tune(config)}
 json.dump(told, open(sys.argv[2], "w"))
