@@ -42,6 +42,7 @@ Reason = Literal[
     "no_video_stream",
     "no_audio_stream",
     "no_frames",  # a video stream without a decodable frame in the segment
+    "no_face",  # what a crop is to follow is in none of the pictures
     "corrupt",  # decoding began and failed
     "short_video",  # fewer seconds decoded than the container declares
     "short_audio",  # fewer seconds decoded than the container declares

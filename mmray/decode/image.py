@@ -7,7 +7,7 @@ nothing later holds or moves full pictures.
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmray.decode.container import faults, regular_file
+from mmray.decode.tracking import follow
+from mmray.decode.wanted import Track
 from mmray.errors import MediaError
 
 __all__ = ["Frames", "PictureGeometry", "decode_image", "fit"]
@@ -56,6 +58,8 @@ class Frames(NamedTuple):
     """Mean time from one frame to the next."""
     times_s: np.ndarray
     """float32 [T]: time of each frame, from the segment's start."""
+    boxes: np.ndarray | None = None
+    """float32 [T, 4]: left, top, right, bottom of what was followed, fractions of the picture."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +97,11 @@ def fit(picture: np.ndarray, geometry: PictureGeometry) -> np.ndarray:
     return np.array(image.resize((crop, crop), resample, box))
 
 
-def decode_image(path: str, geometry: PictureGeometry) -> Frames:
+def decode_image(path: str, geometry: PictureGeometry, track: Track | None = None) -> Frames:
     """An image file → one frame [1, crop_px, crop_px, 3], upright (EXIF), in RGB.
 
     Raises:
-        MediaError: `missing_file`, `unreadable` or `corrupt`.
+        MediaError: `missing_file`, `unreadable`, `corrupt` or `no_face`.
 
     """
     regular_file(path)
@@ -110,7 +114,11 @@ def decode_image(path: str, geometry: PictureGeometry) -> Frames:
         image.load()
         tags = dict(getattr(image, "tag_v2", {})) if image.format == "TIFF" else {}
         picture = np.array(_rgb(ImageOps.exif_transpose(image), tags))
-        return Frames(fit(picture, geometry)[None], 0.0, 0.0, np.zeros(1, np.float32))
+        time_s, boxes = np.zeros(1, np.float32), None
+        if track:
+            boxes = follow([picture], time_s, track)
+            geometry = replace(geometry, crop=tuple(boxes[0]))
+        return Frames(fit(picture, geometry)[None], 0.0, 0.0, time_s, boxes)
 
 
 @lru_cache

@@ -23,7 +23,7 @@ def decode(
     if isinstance(wanted, Sound):
         return decode_audio(path, sample_rate_hz=wanted.rate_hz, **segment).samples
     if wanted.still:
-        return decode_image(path, wanted.geometry)
+        return decode_image(path, wanted.geometry, wanted.track)
     return decode_frames(
         path,
         sampling=wanted.sampling,
@@ -31,5 +31,6 @@ def decode(
         fps=wanted.fps,
         resize=wanted.geometry,
         decoder=decoders.frames,
+        track=wanted.track,
         **segment,
     )

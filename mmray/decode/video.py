@@ -10,6 +10,8 @@ So memory holds one full picture, however long the clip, and every decoder gives
 """
 
 import math
+from dataclasses import replace
+from itertools import repeat
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from mmray.decode.image import Frames, PictureGeometry, fit
 from mmray.decode.index import VideoIndex, check_whole, index_video
 from mmray.decode.packets import read_recording
 from mmray.decode.readers import read_pictures
+from mmray.decode.tracking import follow
+from mmray.decode.wanted import Track
 from mmray.errors import MediaError
 
 __all__ = ["Frames", "choose_frames", "decode_frames"]
@@ -36,6 +40,7 @@ def decode_frames(
     end_s: float | None,
     resize: PictureGeometry,
     decoder: str,
+    track: Track | None = None,
 ) -> Frames:
     """Pictures of the segment (default: the whole recording), upright, T <= `frames`, none twice.
 
@@ -48,11 +53,12 @@ def decode_frames(
         end_s: End of the segment; None: the recording's end.
         resize: Which part of a picture is kept, at which size.
         decoder: `torchcodec`, `decord` or `pyav`; where the first two would err, PyAV reads.
+        track: What is followed instead of a fixed region; the frames are then read twice.
 
     Raises:
         MediaError: `missing_file`, `unreadable`, `no_video_stream`, `no_frames` (also where no key frame
             is in the segment), `bad_segment`, `short_video` where the file ends before the video it
-            declares to have, or `corrupt`.
+            declares to have, `no_face` where there is none to follow, or `corrupt`.
 
     """
     recording = read_recording(path)
@@ -63,13 +69,17 @@ def decode_frames(
     chosen = choose_frames(index, sampling, frames, fps, first_s, last_s)
     if not len(chosen):
         raise MediaError("no_frames", f"no key frame from {first_s:g} s to {last_s:g} s")
-    with faults("corrupt"):
-        pictures = read_pictures(path, recording.format, index, chosen, decoder)
-        pixels = np.stack([fit(picture, resize) for picture in pictures])
     times_s = index.times_s[chosen]
+    with faults("corrupt"):
+        boxes = None
+        if track:
+            boxes = follow(read_pictures(path, recording.format, index, chosen, decoder), times_s, track)
+        pictures = read_pictures(path, recording.format, index, chosen, decoder)
+        crops = repeat(resize) if boxes is None else (replace(resize, crop=tuple(box)) for box in boxes)
+        pixels = np.stack([fit(picture, crop) for picture, crop in zip(pictures, crops)])
     step_s = (times_s[-1] - times_s[0]) / (len(chosen) - 1) if len(chosen) > 1 else last_s - first_s
     times_s = times_s - (start_s or 0.0)
-    return Frames(pixels, float(times_s[0]), float(step_s), times_s.astype(np.float32))
+    return Frames(pixels, float(times_s[0]), float(step_s), times_s.astype(np.float32), boxes)
 
 
 def choose_frames(

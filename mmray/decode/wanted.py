@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from mmray.decode.image import PictureGeometry
 
-__all__ = ["Pictures", "Sound"]
+__all__ = ["Pictures", "Sound", "Track"]
+
+
+class Track(NamedTuple):
+    """A square that follows a face."""
+
+    around: str
+    """`face` or `mouth`."""
+    detector: str
 
 
 class Pictures(NamedTuple):
@@ -16,6 +24,7 @@ class Pictures(NamedTuple):
     sampling: str = "uniform"
     frames: int = 8
     fps: float | None = None
+    track: Track | None = None
 
 
 class Sound(NamedTuple):

@@ -48,6 +48,15 @@ class FeatureSettings(Section):
     source: str
     """The column of the samples it is made from."""
 
+    def packages(self) -> tuple[str, ...]:
+        """What these settings need beside the libraries of the kind; their versions can change its numbers.
+
+        Raises:
+            ConfigError: where one is not installed.
+
+        """
+        return ()
+
 
 class Text(NamedTuple):
     """Wanted of a sample: its text."""
@@ -63,6 +72,8 @@ class Step(NamedTuple):
     """From one step to the next."""
     times_s: np.ndarray | None = None
     """Of pictures: the time of each, float32 [T]."""
+    boxes: np.ndarray | None = None
+    """Of pictures cut around what is followed: the region of each, float32 [T, 4]."""
 
 
 class Cut(NamedTuple):
@@ -119,7 +130,7 @@ class Kind:
     @property
     def columns(self) -> tuple[str, ...]:
         """What the feature's name is followed by in the columns of its table."""
-        return ("", "_length", "_start_s", "_step_s", *(("_times_s",) if self.timed else ()))
+        return ("", "_length", "_start_s", "_step_s", *(("_times_s", "_boxes") if self.timed else ()))
 
 
 def pieces(step: Step, cut: Cut | None, most_bytes: int) -> list[Step]:

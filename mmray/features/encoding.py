@@ -118,6 +118,9 @@ def _table_of(
         f"{name}_start_s": [step and step.start_s for step in steps],
         f"{name}_step_s": [step and step.step_s for step in steps],
         f"{name}_times_s": [step and step.times_s for step in steps],
+        f"{name}_boxes": [
+            None if step is None or step.boxes is None else step.boxes.tolist() for step in steps
+        ],
         "error": errors,
     }
     schema = feature_schema(name, shape)
@@ -127,10 +130,10 @@ def _table_of(
 def _encoder(feature: Feature, device: Device) -> tuple[Encoder | None, FeatureShape]:
     """A feature's encoder (None: stored as prepared) and what its table holds."""
     kind = kind_of(feature)
-    dtype = getattr(feature, "dtype", "float32")
+    dtype, boxed = getattr(feature, "dtype", "float32"), getattr(feature, "track", None) is not None
     if kind.encoder:
         encoder = kind.encoder(feature, device)
-        return encoder, FeatureShape(encoder.dim, dtype, timed=kind.timed)
+        return encoder, FeatureShape(encoder.dim, dtype, timed=kind.timed, boxed=boxed)
     if kind.dim:
         return None, FeatureShape(kind.dim(feature), dtype, timed=kind.timed)
     raise TableError(f"{kind.name} features are not extracted")
@@ -153,7 +156,7 @@ def pooled(step: Step, pooling: str) -> Step:
     if step.times_s is not None:
         middle_s = float(step.times_s.mean())
         times_s = np.array([middle_s], np.float32)
-    return Step(vector[None], middle_s, steps * step.step_s, times_s)
+    return Step(vector[None], middle_s, steps * step.step_s, times_s, step.boxes)
 
 
 def _storable(step: Step, dtype: str) -> Step | MediaError:

@@ -90,7 +90,7 @@ class FrameNetwork:
 
 
 def _takes(feature: FramesFeature) -> Pictures:
-    return wanted(feature, picture_geometry(feature.encoder, feature.size, feature.crop))
+    return wanted(feature, picture_geometry(feature.encoder, feature.size, feature.region))
 
 
 def _encoder(feature: FramesFeature, device: Device) -> PictureEncoder:

@@ -1,15 +1,17 @@
 """What kinds made from pictures share: which pictures are taken, and networks over many clips' pictures."""
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import model_validator
 
-from mmray.decode.wanted import Pictures
+from mmray.decode.wanted import Pictures, Track
+from mmray.errors import ConfigError
 from mmray.features.base import Cut, Dtype, FeatureSettings, Pooling, Step, joined
 from mmray.features.device import Device
-from mmray.settings import Fraction, Positive, PositiveFloat
+from mmray.settings import Fraction, Positive, PositiveFloat, Section
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +19,14 @@ if TYPE_CHECKING:
     from mmray.decode.image import PictureGeometry
 
 __all__ = ["PictureEncoder", "PictureSettings", "prepare", "wanted"]
+
+
+class TrackedCrop(Section):
+    """A square that follows a face through the pictures; a clip without one is a failure, `no_face`."""
+
+    around: Literal["face", "mouth"]
+    detector: Literal["mtcnn"] = "mtcnn"
+    """mtcnn: of facenet-pytorch (`pip install --no-deps facenet-pytorch`: it asks for an older torch)."""
 
 
 class PictureSettings(FeatureSettings):
@@ -30,8 +40,9 @@ class PictureSettings(FeatureSettings):
     """How many; for fps and keyframes the most, of which more are thinned evenly."""
     fps: PositiveFloat | None = None
     """Frames a second, where sampling is fps."""
-    crop: tuple[Fraction, Fraction, Fraction, Fraction] | None = None
-    """Left, top, right, bottom of the region to keep, as fractions of the picture; default: all."""
+    crop: tuple[Fraction, Fraction, Fraction, Fraction] | TrackedCrop | None = None
+    """Left, top, right, bottom of the region to keep, as fractions of the picture, or `{around: face}`,
+    `{around: mouth}` to follow it; default: all."""
     pooling: Pooling = "none"
     """A vector a picture (none), or one a sample: their mean, or the largest of each number."""
     dtype: Dtype = "float32"
@@ -44,16 +55,36 @@ class PictureSettings(FeatureSettings):
             faults.append("fps is given where sampling is fps, and only there")
         if self.source == "image" and self.sampling != "uniform":
             faults.append(f"sampling {self.sampling} is for videos; an image is one picture")
-        if self.crop and (self.crop[0] >= self.crop[2] or self.crop[1] >= self.crop[3]):
+        if self.region and (self.region[0] >= self.region[2] or self.region[1] >= self.region[3]):
             faults.append("crop must be [left, top, right, bottom] with left < right, top < bottom")
         if faults:
             raise ValueError("; ".join(faults))
         return self
 
+    @property
+    def region(self) -> tuple[float, float, float, float] | None:
+        """The fixed one to keep."""
+        return None if isinstance(self.crop, TrackedCrop) else self.crop
+
+    @property
+    def track(self) -> Track | None:
+        """What the crop follows."""
+        return Track(self.crop.around, self.crop.detector) if isinstance(self.crop, TrackedCrop) else None
+
+    def packages(self) -> tuple[str, ...]:
+        """Those of the detector."""
+        if self.track is None:
+            return ()
+        if importlib.util.find_spec("facenet_pytorch") is None:
+            remedy = "run `pip install --no-deps facenet-pytorch`, or give a fixed region"
+            raise ConfigError("config", [("crop.detector", f"mtcnn needs facenet-pytorch; {remedy}")])
+        return ("facenet-pytorch", "torch")
+
 
 def wanted(feature: PictureSettings, geometry: "PictureGeometry") -> Pictures:
     """The pictures of a feature, resized and cropped."""
-    return Pictures(geometry, feature.source == "image", feature.sampling, feature.frames, feature.fps)
+    still = feature.source == "image"
+    return Pictures(geometry, still, feature.sampling, feature.frames, feature.fps, feature.track)
 
 
 def prepare(feature: PictureSettings, pictures: Any, sample_id: str) -> Step:

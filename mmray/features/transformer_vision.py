@@ -117,7 +117,7 @@ class VisionNetwork:
 
 
 def _takes(feature: VisionFeature) -> Pictures:
-    return wanted(feature, vision_geometry(feature.model, feature.crop))
+    return wanted(feature, vision_geometry(feature.model, feature.region))
 
 
 def _encoder(feature: VisionFeature, device: Device) -> PictureEncoder:

@@ -112,8 +112,8 @@ def environment(config: Config, feature: Feature, device: str) -> dict[str, Any]
         if found["decoders"].get("sound") == "pyav":
             found["decoders"].pop("torchcodec", None)
     kind = kind_of(feature)
-    if kind.libraries:
-        found["libraries"] = {name: importlib.metadata.version(name) for name in kind.libraries}
+    if libraries := {*kind.libraries, *feature.packages()}:
+        found["libraries"] = {name: importlib.metadata.version(name) for name in sorted(libraries)}
     if kind.encoder and kind.weights and kind.libraries:
         found["device"] = device
     return found

@@ -18,6 +18,7 @@ this sample was made from), then for the feature `m`:
     m_start_s    time of the first step, seconds from the start of the sample; null for text
     m_step_s     time from one step to the next (of frames: the mean); null for text
     m_times_s    of frames only: the time of each, [T] as list<float>, seconds from the sample's start
+    m_boxes      of frames cut around a face: left, top, right, bottom of each, fractions of the picture
 
 and `error`, {stage, reason, detail, attempts}: why m is null; null where it is not.
 
@@ -82,6 +83,8 @@ class FeatureShape:
     dtype: str = "float32"
     timed: bool = False
     """Whether each step has a time of its own."""
+    boxed: bool = False
+    """Whether the region that each step was made from is kept."""
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -120,6 +123,7 @@ def version_of(source: str) -> str:
 def feature_schema(name: str, shape: FeatureShape) -> pa.Schema:
     """Schema of the table of one feature."""
     timed = [pa.field(f"{name}_times_s", pa.list_(pa.float32()))] if shape.timed else []
+    boxed = [pa.field(f"{name}_boxes", pa.list_(pa.list_(pa.float32(), 4)))] if shape.boxed else []
     return pa.schema(
         [
             pa.field("sample_id", pa.string(), nullable=False),
@@ -129,6 +133,7 @@ def feature_schema(name: str, shape: FeatureShape) -> pa.Schema:
             pa.field(f"{name}_start_s", pa.float32()),
             pa.field(f"{name}_step_s", pa.float32()),
             *timed,
+            *boxed,
             pa.field("error", ERROR),
         ]
     )
