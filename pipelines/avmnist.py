@@ -5,8 +5,7 @@
 writes a wav and a png a sample, and `manifest.jsonl` (sample_id, audio, image, digit, split). A recording
 `{digit}_{speaker}_{index}.wav` is in FSDD's own test split where index < 5, here in validation where it is
 below 10, else in training. Every recording gets a picture of its digit, the next one not used before of the
-digit's pictures in a fixed random order; no picture is in two splits. This is like AV-MNIST (Vielzeuf et al.
-2018, "CentralNet"), with other recordings and no noise: its published figures are for other data.
+digit's pictures in a fixed random order. (AV-MNIST of Vielzeuf et al. 2018 is of other recordings.)
 """
 
 import argparse
@@ -35,14 +34,13 @@ def rows(recordings: Path, digits: Path, out: Path, per_label: int) -> Iterator[
     for name in sorted(sounds, key=_digit_index_speaker):
         digit, index, _ = _digit_index_speaker(name)
         split = next(split for split, indices in SPLITS.items() if index in indices)
-        if split == "train":
-            trained[digit] += 1
-            if trained[digit] > per_label:
-                continue
+        trained[digit] += split == "train"
+        if split == "train" and trained[digit] > per_label:
+            continue
         (out / f"{name}.wav").write_bytes(sounds[name])
         Image.fromarray(pictures[next(unused[digit])]).save(out / f"{name}.png")
-        media = {"audio": f"media/{name}.wav", "image": f"media/{name}.png"}
-        yield {"sample_id": name, **media, "digit": str(digit), "split": split}
+        row = {"sample_id": name, "digit": str(digit), "split": split}
+        yield row | {"audio": f"media/{name}.wav", "image": f"media/{name}.png"}
 
 
 def _sounds(recordings: Path) -> dict[str, bytes]:
@@ -70,10 +68,9 @@ def main() -> None:
     parser.add_argument("--per-label", type=int, default=240, help="training pairs of each digit")
     given = parser.parse_intermixed_args()
     (given.out / "media").mkdir(parents=True, exist_ok=True)
-    made = rows(given.fsdd, given.mnist, given.out / "media", given.per_label)
-    lines = "".join(json.dumps(row) + "\n" for row in made)
-    (given.out / "manifest.jsonl").write_text(lines, encoding="utf-8")
-    places = [f"output={given.out / 'project'}", f"samples.manifest={given.out / 'manifest.jsonl'}"]
+    lines = map(json.dumps, rows(given.fsdd, given.mnist, given.out / "media", given.per_label))
+    (given.out / "manifest.jsonl").write_text("\n".join(lines))
+    places = [f"output={given.out}/project", f"samples.manifest={given.out}/manifest.jsonl"]
     config = mmray.load_config(CONFIG, [*places, *given.settings])
     mmray.extract(config)
     print(Path(mmray.compare(config)["table"]).read_text(encoding="utf-8"))

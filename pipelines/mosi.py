@@ -3,15 +3,13 @@
     python pipelines/mosi.py ../shared/data/mosi runs/mosi MINILM_FOLDER [section.key=value …]
 
 writes `features.npz` (a row an utterance: id, split, sentiment, text [100], audio [73], video [100]) and
-`transcripts.jsonl` (sample_id, text, sentiment, split). The files are those of Poria et al. 2017, "Context-
-dependent sentiment analysis in user-generated videos": train of 62 videos, test of 31, no validation split.
-Of the 62 videos the 13 with the lowest hash of their names are held out, whole: the utterances of a video
-have one speaker and mostly one opinion, and a split across videos would let validation see what training saw.
+`transcripts.jsonl`. The files are those of Poria et al. 2017, "Context-dependent sentiment analysis in user-
+generated videos": train of 62 videos, test of 31, no validation split. Of the 62 the 13 with the lowest hash
+of their names are held out, whole: a video has one speaker and mostly one opinion.
 """
 
 import argparse
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +18,8 @@ import pandas as pd
 import mmray
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-MODALITIES = ("text", "audio", "video")
+MODALITIES, LABELS = ("text", "audio", "video"), ("negative", "positive")
 VALIDATION_VIDEOS = 13
-LABELS = ("negative", "positive")
 
 
 def read(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -67,16 +64,14 @@ def main() -> None:
     columns, texts = read(given.mosi)
     given.out.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(given.out / "features.npz", allow_pickle=False, **columns)
-    keys = ("sample_id", "text", "sentiment", "split")
-    values = (columns["id"].tolist(), texts, columns["sentiment"].tolist(), columns["split"].tolist())
-    lines = [json.dumps(dict(zip(keys, row, strict=True))) + "\n" for row in zip(*values, strict=True)]
-    (given.out / "transcripts.jsonl").write_text("".join(lines), encoding="utf-8")
-
-    text = {"output": str(given.out / "text"), "samples.manifest": str(given.out / "transcripts.jsonl")}
-    sentences = mmray.extract(
-        mmray.load_config(CONFIGS / "mosi_text.yaml", text | {"features.sentence.model": given.sentences})
+    told = {"sample_id": columns["id"], **{name: columns[name] for name in ("sentiment", "split")}}
+    pd.DataFrame({**told, "text": texts}).to_json(
+        given.out / "transcripts.jsonl", orient="records", lines=True
     )
-    places = [f"output={given.out / 'fusion'}", f"samples.manifest={given.out / 'features.npz'}"]
+    text = [f"output={given.out}/text", f"samples.manifest={given.out}/transcripts.jsonl"]
+    model = f"features.sentence.model={given.sentences}"
+    sentences = mmray.extract(mmray.load_config(CONFIGS / "mosi_text.yaml", [*text, model]))
+    places = [f"output={given.out}/fusion", f"samples.manifest={given.out}/features.npz"]
     table = f"features.sentence.path={sentences['output']}"
     config = mmray.load_config(CONFIGS / "mosi.yaml", [*places, table, *given.settings])
     mmray.import_features(config)

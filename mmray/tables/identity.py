@@ -155,7 +155,7 @@ def media_keys(samples: pa.Table, sources: Sequence[str]) -> list[str]:
     """
     if not set(sources) - {"features"}:
         return [""] * samples.num_rows
-    read = dict.fromkeys([*sources, *(["video"] if "audio" in sources else [])])
+    read: list[str] = [*sources, *(["video"] if "audio" in sources and "video" not in sources else [])]
     columns = [name for name in read if name in samples.column_names]
     segment = ["start_s", "end_s"] if set(columns) - {"text"} else []
     keys = []
