@@ -24,7 +24,9 @@ PARTS_AT_ONCE = 4
 def read_joined(
     storage: Storage, data: Data, at: int, labels: Sequence[str], *, errors: bool = False
 ) -> pa.Table:
-    """The `at`-th partition: these columns of the index, then each feature's; with `errors`, theirs too.
+    """The `at`-th partition: these columns of the index, then each feature's.
+
+    With `errors`, why it is null and which regions were followed, too.
 
     Raises:
         TableError: where a sample has no row in a feature's table.
@@ -32,7 +34,7 @@ def read_joined(
     """
     rows = data.index.read(storage, int(data.index.partitions[at]), labels)
     for name, table in data.tables.items():
-        wanted = [*columns_of(name), *(["error"] if errors else [])]
+        wanted = [*columns_of(name), *([f"{name}_boxes", "error"] if errors else [])]
         part = _aligned(storage, data, table, at, wanted, rows["sample_id"])
         for column in part.column_names:
             field = part.schema.field(column)

@@ -26,9 +26,10 @@ def read(
     """A row a sample: the columns of the index, of its features, and of the predictions for it.
 
     A feature `m` has the columns `m` ([T, D] as lists, or words; null where there is none), `m_start_s`,
-    `m_step_s`, `m_times_s` (of frames), and `m_error`: why it is null. Predictions are those of the model
-    named (a folder below `predictions`); where there is only one, it need not be named. The table is in
-    memory: `.to_pandas()`, `polars.from_arrow(table)` and `duckdb.arrow(table)` take it further.
+    `m_step_s`, `m_times_s` (of frames), `m_boxes` (where a crop follows a face), and `m_error`: why it is
+    null. Predictions are those of the model named (a folder below `predictions`); where there is only one, it
+    need not be named. The table is in memory: `.to_pandas()`, `polars.from_arrow(table)` and
+    `duckdb.arrow(table)` take it further.
 
     Args:
         project: A config, or the folder that its `output` names, local or s3://.
