@@ -268,18 +268,21 @@ def forget(output: str, ids: str, as_json: bool) -> None:
 @app.command()
 @click.argument("path", metavar="PATH")
 @JSON_FLAG
-def inspect(path: str, as_json: bool) -> None:
+@click.option("--pii", is_flag=True, help="Of a config's output: what can tell who a person is.")
+def inspect(path: str, as_json: bool, pii: bool) -> None:
     """What a table or a model holds.
 
-    Counts, schema, failures by reason.
+    Counts, schema, failures by reason; with --pii, columns and files that can identify people.
     For s3:// the endpoint and the keys are the environment's.
     """
+    from mmray.stages.inspect import identifying, show, show_identifying
     from mmray.stages.inspect import inspect as look
-    from mmray.stages.inspect import show
 
-    found = look(path)
+    found: Any = identifying(path) if pii else look(path)
     if as_json:
         _echo_json(found)
+    elif pii:
+        show_identifying(found)
     else:
         show(found)
 

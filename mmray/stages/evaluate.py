@@ -20,12 +20,13 @@ from mmray import console
 from mmray.config import Config, ConfigLike, as_config
 from mmray.config.samples import MEDIA_SOURCES
 from mmray.errors import TableError
+from mmray.results.card import CARD, card
 from mmray.results.evaluation import compared, evaluation, subgroups_of, subset
 from mmray.results.predictions import Judged, judged
 from mmray.results.table import ResultsTable
 from mmray.samples.index import Index, index_at
 from mmray.stages.score import predictions_made_from
-from mmray.stages.train import trained
+from mmray.stages.train import model_folder, trained
 from mmray.storage.filesystem import Storage
 from mmray.storage.uris import absolute
 from mmray.tables.features import FeatureTable, places_of, require_data
@@ -64,6 +65,7 @@ def evaluate(
         TableError: where there are no predictions, none has a truth, or a column is not there.
     """
     storage, folder, project = _located(predictions)
+    config = as_config(predictions) if is_config(predictions) else None
     table = _table(storage, folder)
     found = judged([table])
     if not any(len(each.truth) for each in found.values()):
@@ -95,7 +97,17 @@ def evaluate(
         "output": output.rstrip("/") if output else evaluations_folder(folder),
     }
     _write(storage, summary)
+    if config:
+        _onto_the_card(config, storage, summary)
     return summary
+
+
+def _onto_the_card(config: Config, storage: Storage, summary: Mapping[str, Any]) -> None:
+    """The model's card again, with its subgroups."""
+    model = trained(config, storage, require_data(config, storage))
+    assert model is not None, "its predictions were found"
+    folder = model_folder(config, model["run"])
+    storage.write(f"{folder}/{CARD}", card(config, model, summary).encode())
 
 
 def is_config(what: object) -> bool:

@@ -6,11 +6,12 @@ from typing import Any
 
 from mmray import console
 from mmray.errors import TableError
+from mmray.stages.identifying import identifying_in
 from mmray.storage.filesystem import Storage
 from mmray.tables.parts import done_partitions, read_partition, read_schema
 from mmray.tables.schemas import errors_of
 
-__all__ = ["inspect", "show"]
+__all__ = ["identifying", "inspect", "show", "show_identifying"]
 
 
 def inspect(path: str) -> dict[str, Any]:
@@ -35,6 +36,25 @@ def inspect(path: str) -> dict[str, Any]:
     if not (tables or training or model):
         raise TableError(f"{path}: no feature table, prediction table, training or model here")
     return {"path": path, "tables": tables, "training": training, "model": model}
+
+
+def identifying(output: str) -> list[dict[str, Any]]:
+    """What below a config's output can identify people, [{where, column, why}].
+
+    Raises:
+        TableError: where there is nothing of that kind.
+    """
+    found = identifying_in(output.rstrip("/"), Storage())
+    if not found:
+        raise TableError(f"{output}: no samples, features or predictions here; name a config's output")
+    return found
+
+
+def show_identifying(found: list[dict[str, Any]]) -> None:
+    """Print what can identify people."""
+    for row in found:
+        what = row["where"] + (f": {row['column']}" if row["column"] else "")
+        console.out.print(f"  {what:<44} {row['why']}", markup=False, soft_wrap=True)
 
 
 def show(found: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from mmray.distributed.admission import plan_memory, plan_train
 from mmray.distributed.feeding import load_features, table_bytes
 from mmray.distributed.training import Job, fit_on_workers
 from mmray.errors import SamplesError, TableError
+from mmray.results.card import CARD, card
 from mmray.results.rows import pattern_rows, results_rows
 from mmray.samples.of_arrays import project_index
 from mmray.stages.score_samples import FEATURES, described
@@ -44,6 +45,7 @@ def train(config: ConfigLike, address: str | None = None) -> dict[str, Any]:
         results = _train(config, storage, data, address)
         storage.write_json(f"{model_folder(config, results['run'])}/{FEATURES}", described(config, data))
         results["warnings"] = [*data.index.leaks, *results["warnings"]]
+        storage.write(f"{model_folder(config, results['run'])}/{CARD}", card(config, results).encode())
         storage.write_json(_results_of(config, results["run"]), results)
     return results
 

@@ -9,6 +9,7 @@ import pytest
 from mmray.errors import SamplesError, TableError
 from mmray.samples.index import make_index
 from mmray.stages.forget import forget
+from mmray.stages.inspect import identifying
 from mmray.storage.filesystem import Storage
 from mmray.tables.features import require_data, states
 from mmray.tables.parts import done_partitions, read_table, write_partition
@@ -56,6 +57,24 @@ def test_rows_are_gone_everywhere_and_the_others_are_not_made_again(table_projec
         assert all(state.done for state in states(storage, index, table, there))
         rest = pa.concat_tables(read_table(storage, table.folder)).to_pylist()
         assert rest == [row for row in before[name].to_pylist() if row["sample_id"] not in GONE]
+
+
+def test_what_can_identify_people_is_named(table_project):
+    config = table_project()
+    Storage().write(f"{config.output}/report.html", b"s004")
+    found = {(row["where"].partition("-")[0], row["column"]) for row in identifying(config.output)}
+    assert found >= {
+        ("samples", "sample_id"),
+        ("samples", "audio"),
+        ("samples", "text"),
+        ("samples", "emotion"),
+        ("features/voice", "voice"),
+        ("features/words", "words"),
+        ("report.html", None),
+    }
+    assert ("samples", "split") not in found
+    with pytest.raises(TableError, match="name a config's output"):
+        identifying(f"{config.output}/nothing")
 
 
 def test_what_cannot_be_forgotten_is_said(table_project, tmp_path):

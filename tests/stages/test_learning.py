@@ -92,6 +92,11 @@ def test_scored_rows_are_the_tables_rows_and_give_the_metrics_that_training_told
         main = f"{name}/{target['main']}"
         assert worth["interval"][target["main"]] == pytest.approx(rows["fused"]["interval"][main], rel=1e-5)
 
+    card = (Path(results["model"]) / "README.md").read_text()
+    assert f"| **fused** | {len(test)} |" in card or f"| fused | {len(test)} |" in card
+    assert f"| test | {len(test)} | {len(test)} |" in card
+    assert "### emotion by present, test rows" in card
+
     before = {path: path.stat().st_mtime_ns for path in Path(summary["output"]).glob("part-*")}
     assert score(config)["rows_this_run"] == 0
     assert train(config) == results
@@ -134,6 +139,7 @@ def test_training_leaves_a_whole_checkpoint_tensorboard_logs_and_no_overwritten_
     first = train(config)
     model = Path(first["model"])
     assert {path.name for path in model.iterdir()} == {
+        "README.md",
         "features.json",
         "model.json",
         "results.json",

@@ -69,6 +69,7 @@ def train_here(config: Config, storage: Storage, data):
         "workers": 1,
         "seconds": 3.5,
         "warnings": [f"an odd thing of {EVIL}"],
+        "run": run,
         "rows": results_rows(result.test, alone, FEATURES),
         "patterns": pattern_rows(result.test),
     }
