@@ -17,7 +17,7 @@ from mmray.config.schema import Config
 from mmray.config.training import Space
 from mmray.config.values import set_at, with_tuples
 
-__all__ = ["FEATURES", "Pick", "choose", "draws", "space_faults"]
+__all__ = ["FEATURES", "Pick", "choose", "draws", "perturbed", "space_faults"]
 
 Pick = Callable[[str, Space], Any]
 """A setting's path and the values to search → one of them."""
@@ -26,6 +26,13 @@ FEATURES = "features"
 TRIES = 30
 """Draws that are thrown away for being the same as an earlier one, before the space counts as exhausted."""
 SECTIONS = ("model", "train", "targets")
+IN_FLIGHT = (
+    *("learning_rate", "weight_decay", "clip_norm", "modality_dropout", "unimodal_heads", "noise"),
+    *("dropout", "input_dropout", "label_smoothing"),
+)
+"""Settings that can be changed in mid-training: the weights they leave as they are."""
+REDRAWN = 0.25
+"""Chance of a setting to be drawn anew, where it is not just moved by a fifth."""
 JUDGES = ("kind", "classes", "scale")
 """Settings of a target that decide what it is judged by."""
 
@@ -109,6 +116,25 @@ def _drawn(space: Space, rng: np.random.Generator) -> Any:
         return float(rng.uniform(*space.uniform))
     assert space.log_uniform, "a space is exactly one of these"
     return float(np.exp(rng.uniform(*np.log(space.log_uniform))))
+
+
+def perturbed(config: Config, settings: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """The settings of a trial, each drawn anew or moved a little: a number by a fifth, in its range; else to
+    the neighbour in its list.
+    """
+    changed = {}
+    for dotted, value in settings.items():
+        space = config.tune.space[dotted]
+        if rng.random() < REDRAWN:
+            changed[dotted] = _drawn(space.model_copy(update={"choice": space.choice or space.grid}), rng)
+        elif values := space.choice or space.grid:
+            place = values.index(value) + rng.choice([-1, 1])
+            changed[dotted] = values[min(max(place, 0), len(values) - 1)]
+        else:
+            low, high = space.values
+            moved = min(max(value * rng.choice([0.8, 1.2]), low), high)
+            changed[dotted] = round(moved) if space.int else float(moved)
+    return changed
 
 
 def _in_order(space: Mapping[str, Space]) -> list[tuple[str, Space]]:
@@ -197,6 +223,10 @@ def _misplaced(config: Config, dotted: str, space: Space) -> str | None:
         return "decides what trials are judged by"
     elif section == "targets" and config.train.monitor == "loss":
         return "changes the loss that trials are compared by; set train.monitor to a metric"
+    elif config.tune.scheduler == "pbt" and rest[-1] not in IN_FLIGHT:
+        return f"scheduler pbt changes settings in mid-training: only {', '.join(IN_FLIGHT)}"
+    if config.tune.scheduler == "pbt" and dotted == FEATURES:
+        return "scheduler pbt changes settings in mid-training, features cannot be"
     if config.tune.searcher == "grid" and space.grid is None and space.choice is None:
         return "has no combinations: searcher grid takes grid and choice only"
     if config.tune.searcher == "optuna" and space.grid is not None:

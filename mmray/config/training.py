@@ -130,9 +130,12 @@ class TuneConfig(Section):
     searcher: Literal["random", "grid", "optuna"] = "random"
     """random: `trials` draws, each with every combination of the grids; grid: every combination of grids and
     choices; optuna: each trial is drawn where earlier ones were good (TPE, Bergstra et al. 2011)."""
-    scheduler: Literal["asha", "median", "none"] = "asha"
+    scheduler: Literal["asha", "median", "pbt", "none"] = "asha"
     """Who stops trials early: asha (Li et al. 2020) keeps one in `reduction` at each rung; median (Golovin et
-    al. 2017) stops those below the median of the others at the same epoch; none lets all end."""
+    al. 2017) stops those below the median of the others at the same epoch; none lets all end. pbt (Jaderberg
+    et al. 2017) stops none: every `grace_epochs` the worst quarter goes on from the weights of the best
+    quarter, with settings changed a little; its best model is one of a schedule of settings, of which
+    `best.yaml` has the last."""
     trials: Positive = 16
     """Draws from the space."""
     time_budget_s: Annotated[PositiveFloat | None, FREE] = None
@@ -150,3 +153,9 @@ class TuneConfig(Section):
     reduction: Annotated[int, Field(ge=2)] = 3
     """ASHA keeps one in this many trials at each rung."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _pbt_goes_alone(self) -> Self:
+        if self.scheduler == "pbt" and (self.searcher != "random" or self.workers > 1):
+            raise ValueError("scheduler pbt goes with searcher random and trials of one worker")
+        return self

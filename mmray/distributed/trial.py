@@ -39,13 +39,14 @@ def run_trial(given: dict[str, Any], config: Config, storage: Storage, data: Any
 
     torch.set_num_threads(max(1, int(config.tune.cpus_per_trial)))
     device, standing = own_device(), Standing(config.train.monitor)
+    population = config.tune.scheduler == "pbt"
     saved = time.monotonic()
 
     def report(metrics: dict[str, float], save: Any) -> None:
         nonlocal saved
         told = standing.after(metrics)
         epochs.put.remote({"trial": ray_tune.get_context().get_trial_id(), "best": told["best"]})
-        if time.monotonic() - saved < CHECKPOINT_S:
+        if not population and time.monotonic() - saved < CHECKPOINT_S:
             ray_tune.report(told)
             return
         with scratch_folder() as folder:
@@ -69,6 +70,7 @@ def run_trial(given: dict[str, Any], config: Config, storage: Storage, data: Any
                 device=device,
                 report=report,
                 resume=resume,
+                inherits=population,
                 initialize_from=other,
             )
     except MmrayError as fault:

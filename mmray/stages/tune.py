@@ -16,8 +16,10 @@ import math
 import os
 from typing import Any
 
+import numpy as np
+
 from mmray.config import Config, ConfigLike, Space, as_config, dump_config
-from mmray.config.search import choose, draws
+from mmray.config.search import choose, draws, perturbed
 from mmray.config.variants import varied
 from mmray.distributed.admission import Pool, Workers, plan_memory, plan_tune
 from mmray.distributed.feeding import load_features, table_bytes
@@ -189,7 +191,9 @@ def _search(
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=ray_tune.FailureConfig(max_failures=RESTARTS),
-            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=1),
+            checkpoint_config=ray_tune.CheckpointConfig(
+                num_to_keep=4 if config.tune.scheduler == "pbt" else 1  # others may go on from an earlier one
+            ),
             verbose=0,
         ),
     ).fit()
@@ -229,6 +233,13 @@ def _scheduler(config: Config) -> Any:
         )
     if config.tune.scheduler == "median":
         return schedulers.MedianStoppingRule(time_attr="epoch", grace_period=grace)
+    if config.tune.scheduler == "pbt":
+        rng = np.random.default_rng(config.tune.seed)
+        return schedulers.PopulationBasedTraining(
+            time_attr="epoch",
+            perturbation_interval=grace,
+            custom_explore_fn=lambda given: {"settings": perturbed(config, given["settings"], rng)},
+        )
     return schedulers.FIFOScheduler()
 
 

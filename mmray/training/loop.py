@@ -95,6 +95,7 @@ def fit(
     device: str = "cpu",
     report: Report = lambda metrics, save: None,
     resume: str | Path | None = None,
+    inherits: bool = False,
     initialize_from: str | Path | None = None,
     features_fingerprint: str = "",
 ) -> FitResult:
@@ -105,7 +106,8 @@ def fit(
     `val/<target>/<metric>`, `best_epoch`, `bad_epochs`, `seconds`. A loss is the weighted sum over targets
     of the mean over the known truths, reported with a weight of 1 each (`mmray.training.losses`).
 
-    `resume` is a checkpoint of this run, `initialize_from` one of another (`train_config.initialize_from` as
+    `resume` is a checkpoint of this run, or where this one `inherits` of one with other settings and weights
+    of the same shapes; `initialize_from` one of another (`train_config.initialize_from` as
     a local folder), whose weights are the start of this one.
 
     Raises:
@@ -157,7 +159,8 @@ def fit(
     best_weights = _copy(model.state_dict())
     if resume is not None:
         saved = load_snapshot(resume)
-        require_same_training(saved.spec, spec)
+        if not inherits:
+            require_same_training(saved.spec, spec)
         model.load_state_dict(saved.current)
         optimization.load_state_dict(saved.optimizer)
         history, best_weights = saved.history, saved.weights

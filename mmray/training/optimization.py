@@ -107,6 +107,9 @@ class Optimization:
         return {"adamw": self.adamw.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave, with this one's own rates and decay."""
+        decays = [group["weight_decay"] for group in self.adamw.param_groups]
         self.adamw.load_state_dict(state["adamw"])
+        for group, decay in zip(self.adamw.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
         self.scaler.load_state_dict(state["scaler"])

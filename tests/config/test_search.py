@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mmray.config import Config, load_config
-from mmray.config.search import draws
+from mmray.config.search import draws, perturbed
 from mmray.config.variants import varied
 from mmray.errors import ConfigError
 
@@ -107,6 +108,12 @@ def test_grids_are_crossed_with_every_draw():
         ({"samples.split.seed": {"choice": [1]}}, {}, r"only model\.…"),
         ({"train.learning_rate": {"uniform": [0.1, 0.2]}}, {"searcher": "grid"}, "grid and choice only"),
         ({"train.learning_rate": {"grid": [0.1]}}, {"searcher": "optuna"}, "write choice in place of grid"),
+        ({"model.fusion.hidden": {"int": [4, 8]}}, {"scheduler": "pbt"}, "changes settings in mid-training"),
+        (
+            {"train.learning_rate": {"grid": [0.1]}},
+            {"scheduler": "pbt", "searcher": "grid"},
+            "searcher random",
+        ),
     ],
 )
 def test_what_is_no_space_is_refused_with_the_config(space, more, told):
@@ -118,3 +125,19 @@ def test_a_target_may_be_searched_by_a_metric():
     space = {"targets.mood.label_smoothing": {"uniform": [0.0, 0.3]}}
     config = load_config({**PROJECT, "train": {"monitor": "mood/accuracy"}, "tune": {"space": space}})
     assert 0 <= draws(config)[0]["targets.mood.label_smoothing"] <= 0.3
+
+
+def test_a_population_moves_its_settings_within_their_ranges():
+    space = {
+        "train.learning_rate": {"log_uniform": [1e-3, 1e-1]},
+        "model.fusion.dropout": {"choice": [0.1, 0.2, 0.3]},
+    }
+    config, rng = searching(space, scheduler="pbt"), np.random.default_rng(0)
+    settings = {"train.learning_rate": 0.09, "model.fusion.dropout": 0.1}
+    found = [perturbed(config, settings, rng) for _ in range(200)]
+    rates = [one["train.learning_rate"] for one in found]
+    assert 1e-3 <= min(rates) <= max(rates) <= 1e-1
+    assert sum(rate == pytest.approx(0.072) for rate in rates) > 40, "by a fifth down"
+    assert sum(rate == 1e-1 for rate in rates) > 40, "by a fifth up, to the end of the range"
+    assert sum(rate < 0.05 for rate in rates) > 10, "drawn anew"
+    assert {one["model.fusion.dropout"] for one in found} == {0.1, 0.2, 0.3}

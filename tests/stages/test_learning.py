@@ -234,6 +234,23 @@ def test_a_sweep_finds_its_best_trial_and_its_config_gives_the_same_value(table_
     assert tune(config) == summary
 
 
+def test_of_a_population_the_worst_go_on_from_the_weights_of_the_best(table_project):
+    """Of four trials three learn next to nothing; at the end of a rung one of them inherits."""
+    config = table_project(
+        "train.epochs=8",
+        "train.patience=8",
+        "tune={scheduler: pbt, trials: 1, concurrent: 2, grace_epochs: 2, retrain_seeds: 0}",
+        "tune.space={train.learning_rate: {grid: [1e-7, 2e-7, 3e-7, 1e-2]}}",
+    )
+    summary = tune(config)
+    assert summary["states"]["ended"] == 4
+    first = [curve["values"][0] for curve in summary["curves"]]
+    last = [curve["values"][-1] for curve in summary["curves"]]
+    assert len(set(np.round(first, 4))) < 4, "an heir has the first epochs of whom it inherits from"
+    assert sum(value < first[0] - 0.1 for value in last) >= 2
+    assert all(len(curve["values"]) == 8 for curve in summary["curves"])
+
+
 def test_a_trial_may_be_several_workers_and_finds_what_one_finds(table_project):
     values = []
     for workers in (1, 2):
