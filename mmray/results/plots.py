@@ -27,6 +27,7 @@ __all__ = [
     "shares_figure",
     "to_svg",
     "training_figure",
+    "trials_figure",
 ]
 
 BLUE, ORANGE, GREY = "#3b82f6", "#f08c2e", "#8a94a3"
@@ -92,6 +93,21 @@ def training_figure(history: Sequence[Mapping[str, Any]], best_epoch: int, monit
             axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             axes.grid(axis="y")
             axes.legend(fontsize=9)
+    return figure
+
+
+def trials_figure(curves: Sequence[Mapping[str, Any]], monitor: str) -> Figure:
+    """The monitor of every trial, epoch by epoch: the best one in front, stopped dashed, failed dotted."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for place, curve in reversed(list(enumerate(curves))):
+            values = [_number(value) for value in curve["values"]]
+            style = {"stopped": "--", "failed": ":"}.get(curve["state"], "-")
+            colour, width = (ORANGE, 2.0) if place == 0 else (BLUE, 0.8)
+            axes.plot(range(1, len(values) + 1), values, style, color=colour, linewidth=width, marker=".")
+        axes.set(xlabel="epoch", ylabel=monitor, title="trials (dashed: stopped early, dotted: failed)")
+        axes.grid(axis="y")
     return figure
 
 

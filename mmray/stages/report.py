@@ -36,6 +36,7 @@ from mmray.results.plots import (
     shares_figure,
     to_svg,
     training_figure,
+    trials_figure,
 )
 from mmray.results.predictions import judged
 from mmray.results.table import ResultsTable
@@ -107,9 +108,7 @@ def write_report(output: str, storage: Storage, config: Config) -> str:
         evaluation=train and tables and _evaluation(config, storage, tables, train["model_fingerprint"]),
         explanation=train and _explanation(output, storage, train["model_fingerprint"]),
         comparison=_comparison(finished_comparison(config, storage, tables) if tables and whole else None),
-        trials=_trials(storage, f"{search_folder(config, storage, tables)}/trials.csv")
-        if tables and whole
-        else None,
+        trials=_trials(storage, search_folder(config, storage, tables)) if tables and whole else None,
         max_lines=LINES,
     )
     report = f"{output}/report.html"
@@ -326,14 +325,26 @@ def _comparison(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if found is None:
         return None
     table = ResultsTable.from_json(found["rows"])
-    return {"table": table, "plots": _figures(table, "compare")}
+    return {"table": table, "plots": _figures(table, "compare"), "notes": found.get("notes", [])}
 
 
-def _trials(storage: Storage, table: str) -> dict[str, Any] | None:
+def _trials(storage: Storage, folder: str) -> dict[str, Any] | None:
+    table = f"{folder}/trials.csv"
     if not storage.exists(table):
         return None
     reader = csv.DictReader(io.StringIO(storage.read(table).decode(), newline=""))
-    return {"rows": list(reader), "columns": reader.fieldnames or []}
+    found = {"rows": list(reader), "columns": reader.fieldnames or [], "search": None}
+    summary = storage.read_json(f"{folder}/_summary.json")
+    if summary is not None:
+        winner = summary["test"]["rows"]
+        found["search"] = {
+            "monitor": summary["monitor"],
+            "expected": summary["expected_best"],
+            "importance": summary["importance"],
+            "winner": ResultsTable.from_json(winner) if winner else None,
+            "plot": _svg("trials", trials_figure(summary["curves"], summary["monitor"])),
+        }
+    return found
 
 
 def _svg(name: str, figure: Figure) -> Markup:

@@ -10,6 +10,7 @@ from mmray.results.plots import (
     scores_figure,
     to_svg,
     training_figure,
+    trials_figure,
 )
 
 HISTORY = [
@@ -78,3 +79,17 @@ def test_svg_is_whole_and_in_the_pages_colour(size):
     assert "currentColor" in svg
     ids = [element.attrib["id"] for element in root.iter() if "id" in element.attrib]
     assert all(name.startswith("first-") for name in ids)
+
+
+def test_trials_are_drawn_by_how_they_ended():
+    curves = [
+        {"settings": {}, "state": "ended", "values": [0.9, 0.4]},
+        {"settings": {}, "state": "stopped", "values": [0.8]},
+        {"settings": {}, "state": "failed", "values": [None, 0.7]},
+    ]
+    (axes,) = trials_figure(curves, "loss").axes
+    lines = axes.get_lines()
+    assert [line.get_linestyle() for line in lines] == [":", "--", "-"], "the best is in front"
+    assert list(lines[2].get_ydata()) == [0.9, 0.4]
+    assert np.isnan(lines[0].get_ydata()[0])
+    assert "epoch" in to_svg(trials_figure(curves, "loss"), "trials")
