@@ -153,7 +153,9 @@ class FeatureSet:
 
     def without_test(self) -> "FeatureSet":
         """The same rows, those of the test split in no split."""
-        return replace(self, split=np.where(self.split == "test", None, self.split))
+        split = self.split.copy()
+        split[split == "test"] = None
+        return replace(self, split=split)
 
     @property
     def seen(self) -> np.ndarray:

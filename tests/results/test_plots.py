@@ -90,6 +90,6 @@ def test_trials_are_drawn_by_how_they_ended():
     (axes,) = trials_figure(curves, "loss").axes
     lines = axes.get_lines()
     assert [line.get_linestyle() for line in lines] == [":", "--", "-"], "the best is in front"
-    assert list(lines[2].get_ydata()) == [0.9, 0.4]
-    assert np.isnan(lines[0].get_ydata()[0])
+    assert np.asarray(lines[2].get_ydata()).tolist() == [0.9, 0.4]
+    assert np.isnan(np.asarray(lines[0].get_ydata())[0])
     assert "epoch" in to_svg(trials_figure(curves, "loss"), "trials")
