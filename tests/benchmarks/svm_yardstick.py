@@ -13,12 +13,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+
+import mmray
 
 STEPS = 20
 
@@ -38,10 +38,9 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("target")
     arguments = parser.parse_args()
-    files = sorted((arguments.output / "features").glob("part-*.parquet"))
-    table = pa.concat_tables(pq.read_table(file) for file in files)
+    table = mmray.read(str(arguments.output), predictions="")
     split, labels = (table[name].to_numpy() for name in ("split", arguments.target))
-    names = [name.removesuffix("_length") for name in table.column_names if name.endswith("_length")]
+    names = [name.removesuffix("_error") for name in table.column_names if name.endswith("_error")]
     truth = {part: labels[split == part] for part in ("train", "val", "test")}
     found, decisions = {}, 0.0
     for name in names:

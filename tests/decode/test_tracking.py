@@ -12,7 +12,7 @@ from mmray.features.frames import FramesFeature
 from tests.decode.making import RAW, SIDE, ffmpeg, raw
 
 HIGH, WIDE = 120, 200
-TIMES_S = np.arange(10) / 25
+TIMES_S: np.ndarray = np.arange(10) / 25
 
 
 def picture() -> np.ndarray:
@@ -39,7 +39,7 @@ def centres(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, :2] + boxes[:, 2:]) / 2 * (WIDE, HIGH)
 
 
-def followed(answers, around="face", times_s=TIMES_S) -> np.ndarray:
+def followed(answers, around="face", times_s: np.ndarray = TIMES_S) -> np.ndarray:
     pictures = [picture()] * len(times_s)
     return follow(pictures, times_s, Track(around, "mtcnn"), Scripted(answers))
 
@@ -53,7 +53,7 @@ def test_a_still_face_is_in_the_middle_of_a_square_of_its_size(around, side, bel
 
 def test_a_moving_face_is_followed_through_pictures_without_it():
     at = 60 + 4 * np.arange(10)
-    answers = [[face(x, 60)] if number not in (3, 4, 5) else [] for number, x in enumerate(at)]
+    answers = [[face(x, 60)] if number not in (3, 4, 5) else [] for number, x in enumerate(at.tolist())]
     boxes = followed(answers)
     np.testing.assert_allclose(centres(boxes)[5:, 0].mean() - centres(boxes)[:5, 0].mean(), 20, atol=6)
     np.testing.assert_allclose(centres(boxes)[4:6, 0], at[4:6], atol=2)
