@@ -52,6 +52,8 @@ class ScoreConfig(Section):
     cpus_per_actor: Annotated[PositiveFloat, FREE] = 1.0
     gpus_per_actor: Annotated[Annotated[float, Field(ge=0)] | Auto, FREE] = "auto"
     batch_size: Annotated[Positive, FREE] = 256
+    stall_timeout_s: Annotated[PositiveFloat, FREE] = 3600.0
+    """As `extract.stall_timeout_s`."""
     models: Annotated[list[FilePath], FREE] = []
     """Folders of trained models to score by, in place of the one this config trains. Features are made once;
     several models are scored side by side, and together as an ensemble."""

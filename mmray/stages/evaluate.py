@@ -32,10 +32,15 @@ from mmray.storage.uris import absolute
 from mmray.tables.features import FeatureTable, places_of, require_data
 from mmray.tables.parts import read_table
 from mmray.tables.read import complete_below
+from mmray.tables.schemas import version_of
 
 __all__ = ["evaluate", "evaluations_folder", "is_config", "predictions_of", "show"]
 
-FIXED = {"sample_id", "split", "group", "start_s", "end_s", "media_key", *MEDIA_SOURCES}
+FIXED = {
+    *("sample_id", "split", "group", "start_s", "end_s", "media_key"),
+    *MEDIA_SOURCES,
+    *map(version_of, MEDIA_SOURCES),
+}
 """Columns of every index."""
 DURATION, LENGTH = "duration_s", "_length"
 
@@ -299,9 +304,13 @@ def show(summary: Mapping[str, Any]) -> None:
                 if far is not None:
                     _say(f"  against  {name}/{metric} {_signed(far, low, high)} on {beside['n']} rows")
         for row in told["wrong"][:5]:
-            said = f"{row['predicted']} for {row['truth']}, off by {row['error']:.3f}"
+            said = f"{_shown(row['predicted'])} for {_shown(row['truth'])}, off by {row['error']:.3f}"
             _say(f"  wrong    {row['sample_id']}: {name} {said}")
     _say(f"  output   {summary['output']}")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _say(line: str) -> None:

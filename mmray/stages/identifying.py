@@ -8,6 +8,7 @@ from typing import Any
 from mmray.config.samples import MEDIA_SOURCES
 from mmray.storage.filesystem import Storage
 from mmray.tables.parts import done_partitions, open_parquet, read_schema
+from mmray.tables.schemas import version_of
 
 __all__ = ["identifying_in"]
 
@@ -17,6 +18,7 @@ OF_INDEX = {
     "text": "the text itself",
     **{source: "where media lie that show or sound people" for source in MEDIA_SOURCES if source != "text"},
 }
+MEANS_NOTHING = {"split", "start_s", "end_s", "media_key", *map(version_of, MEDIA_SOURCES)}
 QUOTING = {
     "report.html": "ids; frames and texts of samples (off: report.thumbnails: 0, report.texts: false)",
     "evaluations": "ids and labels of samples",
@@ -41,7 +43,7 @@ def identifying_in(output: str, storage: Storage) -> list[dict[str, Any]]:
             for column in _columns(storage, f"{output}/samples/{name}"):
                 if why := OF_INDEX.get(column):
                     tell("samples", column, why)
-                elif column not in ("split", "start_s", "end_s", "media_key"):
+                elif column not in MEANS_NOTHING:
                     tell("samples", column, "kept from the source, or a label: look whether it tells who")
             break
     if "_source.jsonl" in storage.names(f"{output}/samples"):
