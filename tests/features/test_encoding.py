@@ -8,6 +8,7 @@ from scipy.io import wavfile
 from mmray.features.base import Step
 from mmray.features.device import Device
 from mmray.features.encoding import Encoding, pooled
+from mmray.features.frames import FramesFeature
 from mmray.features.preparing import Preparation, Prepared
 from mmray.features.spectral import MelFeature, MfccFeature, SpectrogramFeature
 from mmray.features.transformer_audio import SpeechFeature
@@ -107,3 +108,21 @@ def test_sound_of_a_speech_model_is_at_its_rate(tmp_path):
     assert (whole["speech_start_s"], whole["speech_step_s"]) == pytest.approx((0.0125, 0.02))
     assert short["speech"] is None
     assert short["errors"][0]["reason"] == "empty"
+
+
+@pytest.mark.parametrize("pooling", ["none", "mean"])
+def test_the_regions_that_a_crop_followed_are_stored_with_the_vectors(pooling):
+    feature = FramesFeature.model_validate(
+        {"kind": "frames", "frames": 3, "size": 32, "crop": {"around": "mouth"}, "pooling": pooling}
+    )
+    boxes = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    pictures = np.zeros((3, 32, 32, 3), np.uint8)
+    step = Step(pictures, 0.0, 0.5, np.arange(3, dtype=np.float32) / 2, boxes)
+    lost = {"stage": "decode", "reason": "no_face", "detail": "", "attempts": 1}
+    wanted, steps, errors = {"face": [True, True]}, {"face": [step, None]}, {"face": [None, lost]}
+    prepared = Prepared(samples([{"video": "a.mp4"}, {"video": "b.mp4"}], "video"), wanted, steps, errors)
+    table = Encoding({"face": feature}, device=Device(batch=4))(prepared)["face"]
+    np.testing.assert_array_equal(table["face_boxes"][0].as_py(), boxes)
+    assert table["face_boxes"][1].as_py() is None
+    assert table["error"].to_pylist() == [None, lost]
+    assert table["face_length"].to_pylist() == [3 if pooling == "none" else 1, 0]
