@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("grid", type=Path, help="folder of .mpg and .align files")
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("settings", nargs="*", help="section.key=value in place of the config's")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="instead of configs/grid.yaml")
     parser.add_argument("--fold", type=int, default=0, choices=range(FOLDS), help="which group is the test")
     parser.add_argument("--target", default="digit", choices=PLACES, help="which word is to be told")
     parser.add_argument("--snr", type=float, help="white noise at this signal-to-noise ratio, dB")
@@ -56,12 +57,14 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     given.out.mkdir(parents=True, exist_ok=True)
     manifest = given.out / "manifest.jsonl"
-    lines = [json.dumps(row) + "\n" for row in rows(given.grid, given.fold, given.target)]
-    manifest.write_text("".join(lines), encoding="utf-8")
     noise = f"features.voice.snr_db={given.snr}" if given.snr is not None else "features.voice.noise_seed=0"
     targets = f"targets={{{given.target}: {{kind: classification}}}}"
     places = [f"output={given.out / 'project'}", f"samples.manifest={manifest}"]
-    config = mmray.load_config(CONFIG, [*places, targets, noise, *given.settings])
+    config = mmray.load_config(given.config, [*places, targets, noise, *given.settings])
+    left_out = {"split"} if config.samples.split.folds else set()  # then mmray draws them
+    dealt = rows(given.grid, given.fold, given.target)
+    found = [{key: value for key, value in row.items() if key not in left_out} for row in dealt]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     mmray.extract(config)
     results = mmray.compare(config) if given.compare else mmray.train(config)
     for row in results["rows"]:
