@@ -5,7 +5,7 @@ with its dotted path and, for a misspelt key, a suggestion. Nothing here imports
 is answered in a fraction of a second.
 
     sections   the whole project; its parts, with their defaults, in
-               samples, model, training, running
+               samples, model, training, running, cluster
                (features and targets are in mmray.features and mmray.targets, each in the file of its kind)
     values     YAML ⇄ plain values; values at dotted paths
     rules      what types cannot say
@@ -13,6 +13,7 @@ is answered in a fraction of a second.
     load       file + overrides → Config, its local paths absolute
 """
 
+from mmray.config.cluster import ClusterConfig
 from mmray.config.load import ConfigLike, as_config, dump_config, load_config, override
 from mmray.config.running import ExtractConfig, ScoreConfig
 from mmray.config.samples import SamplesConfig, SplitConfig, StorageConfig
@@ -23,6 +24,7 @@ from mmray.fusion.kinds import ModelConfig
 from mmray.settings import Section
 
 __all__ = [
+    "ClusterConfig",
     "CompareConfig",
     "Config",
     "ConfigLike",

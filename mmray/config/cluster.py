@@ -43,6 +43,11 @@ class ClusterConfig(Section):
     """Resources of Ray's that only the machines of drivers have: off the spot ones."""
     driver_labels: dict[str, str] = {}
     """Labels of Ray's that a driver's machine must have."""
+    wait_for_cpus: Annotated[float, Field(ge=0)] = 0.0
+    """CPUs that a stage on a cluster asks the autoscaler for and awaits before it is planned; one at least.
+    Pools on `auto` grow further by themselves."""
+    wait_for_gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs likewise: without any at the start, encoding and training are planned on CPUs."""
     nodes: dict[str, NodesConfig] = {}
     """Kinds of machines, for `mmray plan`."""
 

@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmray.config import ClusterConfig
 from mmray.distributed.admission import Node
+from mmray.distributed.waking import wake
 from mmray.errors import PlanError, WorkerError
 
 __all__ = ["connect", "nodes"]
@@ -27,12 +29,14 @@ ANSWER_S = 10.0
 """A cluster that does not answer one small call within it is taken for absent."""
 
 
-def connect(address: str | None = None) -> None:
+def connect(address: str | None = None, cluster: ClusterConfig | None = None) -> None:
     """Connect to a cluster, or start a Ray of this machine's size; a no-op where Ray is up.
+
+    Of a cluster that scales from nothing, the machines that `cluster` says are awaited.
 
     Raises:
         PlanError: if no cluster answers at the address, or not to us: which of these, in one line.
-        WorkerError: where a Ray of this machine does not start in time.
+        WorkerError: where a Ray of this machine does not start in time, or no machines come.
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -62,6 +66,8 @@ def connect(address: str | None = None) -> None:
             where = f"the Ray cluster at {address} has other versions than this machine"
         late = "timed out" in fault and not address
         raise (WorkerError if late else PlanError)(f"{where}: {fault[:600]}") from error
+    if address and cluster:
+        wake(cluster)
 
 
 def nodes() -> list[Node]:

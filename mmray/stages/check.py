@@ -192,7 +192,7 @@ def _ask(config: Config, storage: Storage, address: str, samples: pa.Table) -> l
     from mmray.distributed.connect import connect
     from mmray.stages.check_cluster import ask_nodes
 
-    connect(address)
+    connect(address, config.cluster)
     uris = [uri for name in MEDIA_SOURCES[:3] if name in samples.column_names
             for uri in samples[name].to_pylist() if uri]  # fmt: skip
     files = [cell.uri if (cell := cell_of(uri)) else span_of(uri).uri for uri in uris]

@@ -254,7 +254,7 @@ def _run_all(
     """Every run as a task, with the features in the object store once; {key: fault} of those that failed."""
     from mmray.distributed import pools as cluster
 
-    cluster.connect(address)
+    cluster.connect(address, config.cluster)
     import ray
     from ray.exceptions import RayTaskError
 

@@ -178,7 +178,7 @@ def _device(config: Config, address: str | None, partitions: int) -> str:
     """`cuda` or `cpu`: what the actors that encode will compute on."""
     from mmray.distributed import pools as cluster  # Ray, only where there is work
 
-    cluster.connect(address)
+    cluster.connect(address, config.cluster)
     pools = plan_extract(config.extract, cluster.nodes(), partitions)
     return "cuda" if (pools.encoders or pools.actors).gpus else "cpu"
 

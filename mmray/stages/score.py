@@ -274,7 +274,7 @@ def _score(
         from mmray.distributed import pools as cluster
         from mmray.distributed.metrics import Progress
 
-        cluster.connect(address)
+        cluster.connect(address, config.cluster)
         actors = plan_score(config.score, cluster.nodes(), len(todo)).size
         left = scoring.data.index.rows - earlier
         watched = Progress(config.name, "score", rows=left, partitions=len(todo))

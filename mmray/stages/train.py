@@ -72,7 +72,7 @@ def _baselines(config: Config) -> list[str]:
 def _train(config: Config, storage: Storage, data: Data, address: str | None) -> dict[str, Any]:
     from mmray.distributed import pools as cluster
 
-    cluster.connect(address)
+    cluster.connect(address, config.cluster)
     nodes = cluster.nodes()
     workers = plan_train(config.train, nodes)
     mapped = table_bytes(config, storage) > plan_memory(config.train, workers, nodes)

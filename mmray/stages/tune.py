@@ -86,7 +86,7 @@ def _trials(
     from mmray.distributed import pools as cluster
     from mmray.training.search import as_csv
 
-    cluster.connect(address)
+    cluster.connect(address, config.cluster)
     nodes = cluster.nodes()
     planned = config.tune.trials if config.tune.searcher == "optuna" else draws(config)
     concurrent = plan_tune(config.tune, nodes)
