@@ -8,14 +8,20 @@ tries=10 wait_s=60
 [ "${1:-}" = -- ] || { tries=${1:?usage: again [TRIES [WAIT_S]] -- COMMAND …}; shift; }
 [ "${1:-}" = -- ] || { wait_s=${1:?usage: again [TRIES [WAIT_S]] -- COMMAND …}; shift; }
 shift
-child=0
-# A signal is for the command: what it is ended with is what it returns.
-trap '[ $child = 0 ] || kill -TERM $child 2>/dev/null' TERM
-trap '[ $child = 0 ] || kill -INT $child 2>/dev/null' INT
+child=0 asked=''
+
+# A signal is for the command, once, also one that comes while it starts: what it is ended with is what it returns.
+pass_on() {
+    [ -z "$asked" ] || [ $child = 0 ] || kill -"$asked" $child 2>/dev/null
+    [ $child = 0 ] || asked=''
+}
+trap 'asked=TERM; pass_on' TERM
+trap 'asked=INT; pass_on' INT
 
 for ((try = 1; ; try++)); do
     "$@" &
     child=$!
+    pass_on
     wait $child
     code=$?
     while kill -0 $child 2>/dev/null; do # a signal ends the wait, not yet the command
@@ -27,5 +33,8 @@ for ((try = 1; ; try++)); do
         exit $code
     fi
     echo "again: exit code 75 (try again), try $try of $tries; next in $wait_s s" >&2
-    sleep "$wait_s"
+    for ((second = 0; second < wait_s; second++)); do
+        [ -z "$asked" ] || exit 75
+        sleep 1
+    done
 done

@@ -248,6 +248,17 @@ def test_a_signal_ends_the_command_and_what_it_ended_with_is_returned():
     assert process.wait(timeout=60) == 143
 
 
+def test_a_signal_between_two_tries_ends_them():
+    process = subprocess.Popen(
+        ["bash", str(CLUSTER / "again.sh"), "9", "3600", "--", "bash", "-c", "exit 75"],
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr
+    assert b"try 1 of 9" in process.stderr.readline()
+    process.terminate()
+    assert process.wait(timeout=60) == 75
+
+
 # ------------------------------------------------------------------------------------ what the files call
 
 
