@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -24,7 +25,7 @@ json.dump(extract(sys.argv[1], sys.argv[2]), open(sys.argv[3], "w"))
 """
 
 LISTS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
-AUTOSCALER = {
+AUTOSCALER: dict[str, Any] = {
     "cluster_name": "fake_multinode",
     "provider": {"type": "fake_multinode"},
     "max_workers": 2,
@@ -46,10 +47,12 @@ AUTOSCALER = {
 def sleeping(free_port) -> Iterator[tuple[str, dict[str, str], Path]]:
     """(address, environment, log) of a head with Ray's autoscaler, which starts nodes of this machine."""
     with tempfile.TemporaryDirectory(prefix="mmray-") as folder:
-        Path(folder, "autoscaler.json").write_text(json.dumps(AUTOSCALER))
+        port, address = free_port(), ray._private.services.get_node_ip_address()
+        provider = AUTOSCALER["provider"] | {"gcs_address": f"{address}:{port}"}
+        Path(folder, "autoscaler.json").write_text(json.dumps(AUTOSCALER | {"provider": provider}))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environment |= {"HOME": folder, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-        port, log = free_port(), Path(folder, "log")
+        log = Path(folder, "log")
         binary = Path(ray.__file__).parents[4] / "bin" / "ray"
         options = f"--head --block --num-cpus=0 --port={port} --temp-dir={folder} --include-dashboard=false "
         options += f"--dashboard-agent-listen-port=0 --autoscaling-config={folder}/autoscaler.json"
