@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from ray._private.services import get_node_ip_address
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(580)]
 
@@ -47,7 +48,7 @@ AUTOSCALER: dict[str, Any] = {
 def sleeping(free_port) -> Iterator[tuple[str, dict[str, str], Path]]:
     """(address, environment, log) of a head with Ray's autoscaler, which starts nodes of this machine."""
     with tempfile.TemporaryDirectory(prefix="mmray-") as folder:
-        port, address = free_port(), ray._private.services.get_node_ip_address()
+        port, address = free_port(), get_node_ip_address()
         provider = AUTOSCALER["provider"] | {"gcs_address": f"{address}:{port}"}
         Path(folder, "autoscaler.json").write_text(json.dumps(AUTOSCALER | {"provider": provider}))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
