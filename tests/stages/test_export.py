@@ -142,4 +142,4 @@ def test_weights_are_packed_and_found_again(tmp_path):
     shutil.move(tmp_path / "out", tmp_path / "moved")
     (found,) = trained_models([str(tmp_path / "moved")], Storage())
     config = project_of([found], {"manifest": "m.jsonl"}, str(tmp_path))  # its spec is that of the original
-    assert Path(config.features["voice"].weights).read_bytes() == before
+    assert Path(config.model_dump()["features"]["voice"]["weights"]).read_bytes() == before
