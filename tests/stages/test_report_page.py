@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import pytest
@@ -87,7 +88,7 @@ def page(html) -> Page:
     return Page(html)
 
 
-def texts(table: list[list[list[str]]]) -> list[list[str]]:
+def texts(table: Any) -> list[list[str]]:
     return [[" ".join("".join(cell).split()) for cell in row] for row in table]
 
 
