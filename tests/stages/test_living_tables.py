@@ -217,7 +217,7 @@ def test_a_model_scores_any_samples_straight_from_their_media(project, tmp_path)
     assert set(new["mood"].to_pylist()) == {None}
 
 
-@pytest.mark.parametrize("given", [{}, {"model": "m"}, {"config": "x", "model": "m"}])
+@pytest.mark.parametrize("given", [{}, {"model": "m"}, {"config": "x", "samples": "m.csv"}])
 def test_score_takes_a_config_or_a_model_with_samples_and_an_output(given):
     with pytest.raises(PlanError, match="a config, or a model with samples and output"):
         score(**given)
