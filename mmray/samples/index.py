@@ -154,6 +154,8 @@ def index_at(storage: Storage, folder: str) -> Index:
     known = storage.read_json(f"{folder}/_index.json")
     if known is None or not known["files"]:  # without files: samples were forgotten
         raise TableError(f"{folder}: there is no index of the samples here; run `mmray extract` first")
+    if "trained_digest" not in known:
+        raise TableError(f"{folder}: the index is of an earlier version of mmray; run `mmray extract` again")
     return _opened(storage, folder, known)
 
 

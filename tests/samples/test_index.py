@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmray.config import Config, SplitConfig, load_config
-from mmray.errors import SamplesError
-from mmray.samples.index import Index, make_index
+from mmray.errors import SamplesError, TableError
+from mmray.samples.index import Index, index_at, make_index
 from mmray.samples.split import split_of
 from mmray.storage.filesystem import Storage
 
@@ -384,3 +384,9 @@ def test_targets_of_another_type_are_faults(tmp_path):
     assert "line 2: rating: expected a number, got 'x'" in faults
     assert "line 3: tags: a number stands twice in [0, 1, 0]; of a row of 0 and 1, list the classes" in faults
     assert "has 5 faults" in faults
+
+
+def test_an_index_of_an_earlier_version_is_told(tmp_path):
+    (tmp_path / "_index.json").write_text('{"rows": 1, "files": {"0": "samples-00000-x.parquet"}}')
+    with pytest.raises(TableError, match="of an earlier version of mmray; run `mmray extract` again"):
+        index_at(Storage(), str(tmp_path))
