@@ -77,15 +77,15 @@ def _follow(location: tuple) -> tuple[list[str], type[BaseModel] | None, Any]:
     for part in location:
         options = _models(kind)
         tagged = [model for model in options if part in _tags(model) or part == model.__name__]
-        if len(options) > 1 and tagged:
+        container = _container(kind)
+        if tagged and (len(options) > 1 or container):
             kind = tagged[0]
             continue
-        container = _container(kind)
-        # Of a mapping or a word, the branches are called dict[…] and literal[…].
-        if part == "[key]" or not (options or container) or re.match(r"(dict|literal)\[", str(part)):
+        # Of a mapping, a list or a word, the branches are called dict[…], tuple[…] and literal[…].
+        if part == "[key]" or not (options or container) or re.match(r"(dict|literal|tuple)\[", str(part)):
             continue
         keys.append(str(part))
-        if options:
+        if options and not (container and isinstance(part, int)):
             owner = next((m for m in options if part in m.model_fields), options[0])
             field = owner.model_fields.get(part) if isinstance(part, str) else None
             kind = field.annotation if field else None

@@ -2,10 +2,10 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Discriminator, Tag, model_validator
 
 from mmray.decode.wanted import Pictures, Track
 from mmray.errors import ConfigError
@@ -29,6 +29,14 @@ class TrackedCrop(Section):
     """mtcnn: of facenet-pytorch (`pip install --no-deps facenet-pytorch`: it asks for an older torch)."""
 
 
+Crop = Annotated[
+    Annotated[tuple[Fraction, Fraction, Fraction, Fraction], Tag("tuple[4]")]
+    | Annotated[TrackedCrop, Tag(TrackedCrop.__name__)],
+    Discriminator(lambda crop: TrackedCrop.__name__ if isinstance(crop, TrackedCrop | dict) else "tuple[4]"),
+]
+"""A region, or what to follow: so that faults are of the one that is meant."""
+
+
 class PictureSettings(FeatureSettings):
     """Which pictures of a video (or which part of an image) a network sees."""
 
@@ -40,7 +48,7 @@ class PictureSettings(FeatureSettings):
     """How many; for fps and keyframes the most, of which more are thinned evenly."""
     fps: PositiveFloat | None = None
     """Frames a second, where sampling is fps."""
-    crop: tuple[Fraction, Fraction, Fraction, Fraction] | TrackedCrop | None = None
+    crop: Crop | None = None
     """Left, top, right, bottom of the region to keep, as fractions of the picture, or `{around: face}`,
     `{around: mouth}` to follow it; default: all."""
     pooling: Pooling = "none"
