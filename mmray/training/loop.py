@@ -271,8 +271,8 @@ def _without_meaning(
         if len(np.unique(seen[known(seen)], axis=0)) == 1:
             told.append(f"target {name} has one value in all train rows: there is nothing to learn about it")
     for split in ("val", "test"):
-        present: np.ndarray = present_NM[rows[split]].any(axis=0)
-        absent = [name for name, some in zip(features, present.tolist()) if not some]
+        present = np.asarray(present_NM[rows[split]].any(axis=0)).tolist()
+        absent = [name for name, some in zip(features, present) if not some]
         if len(rows[split]) and absent:
             told.append(f"{', '.join(absent)}: absent in all {len(rows[split])} {split} rows")
     return told

@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -261,7 +262,8 @@ def test_a_manifest_that_is_another_kind_of_file_is_named(tmp_path, read: Read, 
 def test_json_of_rows_is_a_manifest(tmp_path, content):
     source = manifest(tmp_path, "m.json", content)
     features = WORDS | {"face": {"kind": "frames", "size": 32}}
-    config = as_config({"output": str(tmp_path / "out"), "samples": source, "features": features})
+    project: dict[str, Any] = {"output": str(tmp_path / "out"), "samples": source, "features": features}
+    config = as_config(project)
     storage = Storage(config.storage)
     found = project_index(config, storage).small(storage, ["sample_id", "text", "video"]).to_pylist()
     assert found == [

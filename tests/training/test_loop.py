@@ -78,7 +78,7 @@ def test_xor_of_two_modalities_needs_feature_level_fusion(targets):
 
 def test_rows_of_every_kind_are_counted(targets, data):
     result = fit(model_config(), train_config(), data, FEATURES, targets)
-    nothing = ~np.stack([data.features[name].lengths > 0 for name in FEATURES]).any(0)
+    nothing = ~np.asarray(np.stack([data.features[name].lengths > 0 for name in FEATURES]).any(0))
     no_truth = (data.targets["mood"] == None) & np.isnan(data.targets["score"])  # noqa: E711
     for split in ("train", "val", "test"):
         inside = data.split == split

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from mmray import console
+from mmray.distributed import jobs
 from mmray.errors import WorkerError
-from mmray.stages import submit
 
 LOG = "".join(f"line {n}\n" for n in range(100))
 
@@ -49,8 +50,8 @@ def at_once(monkeypatch):
     async def soon(seconds: float) -> None:
         """Waits between tries are not what is tested."""
 
-    monkeypatch.setattr(submit.asyncio, "sleep", soon)
-    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(jobs.asyncio, "sleep", soon)
+    monkeypatch.setattr(jobs.time, "sleep", lambda seconds: None)
 
 
 def printed(capsys) -> str:
@@ -67,7 +68,7 @@ def printed(capsys) -> str:
     ids=["whole", "ended early", "broken"],
 )
 def test_every_line_is_printed_once_and_the_code_is_the_jobs(cuts, capsys):
-    assert submit._follow(Dashboard(cuts), "job", "http://head:8265") == 3
+    assert jobs.follow_job(Dashboard(cuts), "job", "http://head:8265", console.out) == 3
     assert printed(capsys) == LOG
 
 
@@ -75,26 +76,26 @@ def test_what_the_log_said_after_the_cut_is_printed_at_the_end(capsys):
     dashboard = Dashboard([120])
     dashboard.cuts.append(200)
     dashboard.get_job_status = lambda job: SimpleNamespace(value="SUCCEEDED")  # it ended meanwhile
-    assert submit._follow(dashboard, "job", "http://head:8265") == 3
+    assert jobs.follow_job(dashboard, "job", "http://head:8265", console.out) == 3
     assert printed(capsys) == LOG
 
 
 def test_an_outage_is_waited_out_and_told_once(capsys):
-    assert submit._follow(Dashboard([10], outages=5), "job", "http://head:8265") == 3
+    assert jobs.follow_job(Dashboard([10], outages=5), "job", "http://head:8265", console.out) == 3
     said = capsys.readouterr()
     assert said.out == LOG
     assert said.err.count("does not answer, trying again") == 1
 
 
 def test_an_outage_without_end_is_given_up_and_says_how_to_come_back(monkeypatch):
-    monkeypatch.setattr(submit, "OUTAGE_S", 0.0)
+    monkeypatch.setattr(jobs, "OUTAGE_S", 0.0)
     with pytest.raises(WorkerError, match="mmray logs -f job --address http://head:8265") as info:
-        submit._follow(Dashboard([10], outages=10**9), "job", "http://head:8265")
+        jobs.follow_job(Dashboard([10], outages=10**9), "job", "http://head:8265", console.out)
     assert info.value.exit_code == 75
 
 
 def test_a_job_that_ends_without_a_code_is_a_failure(capsys):
-    assert submit._follow(Dashboard([], code=None), "job", "http://head:8265") == 1
+    assert jobs.follow_job(Dashboard([], code=None), "job", "http://head:8265", console.out) == 1
     assert "job job failed: it died" in capsys.readouterr().err
 
 
@@ -106,7 +107,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(capsys, monkeyp
 
     dashboard.tail_job_logs = interrupted
     with pytest.raises(KeyboardInterrupt):
-        submit._follow(dashboard, "job", "http://head:8265")
+        jobs.follow_job(dashboard, "job", "http://head:8265", console.out)
     said = " ".join(capsys.readouterr().err.split())
     assert "job job goes on; come back: mmray logs -f job --address http://head:8265" in said
     assert "mmray stop job" in said
