@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmray.config import as_config
+from mmray.config import load_config
 from mmray.samples.of_arrays import project_index
 from mmray.storage.filesystem import Storage
 from tests.samples.conftest import WORDS, Read
@@ -263,7 +263,7 @@ def test_json_of_rows_is_a_manifest(tmp_path, content):
     source = manifest(tmp_path, "m.json", content)
     features = WORDS | {"face": {"kind": "frames", "size": 32}}
     project: dict[str, Any] = {"output": str(tmp_path / "out"), "samples": source, "features": features}
-    config = as_config(project)
+    config = load_config(project)
     storage = Storage(config.storage)
     found = project_index(config, storage).small(storage, ["sample_id", "text", "video"]).to_pylist()
     assert found == [
