@@ -158,7 +158,7 @@ def _table(
         "failures_of": of,
         "rows_per_s": rate and round(rate, 3),
         "left_s": left,
-        **_written(files.last, now),
+        **_written(max(files.parts.values(), default=files.last), now),
     }
 
 
