@@ -36,7 +36,7 @@ Only `distributed` and `stages` import Ray, and nothing is imported before it is
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from mmray.config import Config, load_config

@@ -144,7 +144,7 @@ class Storage:
         try:
             return json.loads(self.read(uri))
         except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 return None
             raise
         except ValueError as error:

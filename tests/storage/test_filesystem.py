@@ -125,6 +125,7 @@ def test_json(folder):
     assert storage.read_json(f"{folder}/a.json") is None
     storage.write_json(f"{folder}/a.json", value)
     assert storage.read_json(f"{folder}/a.json") == value
+    assert storage.read_json(f"{folder}/a.json/b.json") is None
     assert "größe".encode() in storage.read(f"{folder}/a.json")
     storage.write(f"{folder}/a.json", b'{"cut":')
     with pytest.raises(StorageError) as info:
