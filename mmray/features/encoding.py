@@ -106,7 +106,7 @@ def _table_of(
         if step is TAKEN:
             step = next(encoded)
         if isinstance(step, Step) and shape.dim is not None:
-            step = _storable(pooled(step, getattr(feature, "pooling", "none")), shape.dtype)
+            step = _storable(pooled(step, getattr(feature, "pooling", "none")), shape)
         if isinstance(step, MediaError):
             errors[place] = {**error_entry(step), "stage": "encode"}
         steps.append(step if isinstance(step, Step) else None)
@@ -159,12 +159,17 @@ def pooled(step: Step, pooling: str) -> Step:
     return Step(vector[None], middle_s, steps * step.step_s, times_s, step.boxes)
 
 
-def _storable(step: Step, dtype: str) -> Step | MediaError:
+def _storable(step: Step, shape: FeatureShape) -> Step | MediaError:
     """Numbers the table can hold; what is not finite would poison a whole training."""
+    width = np.shape(step.value)[-1]
+    if width != shape.dim:
+        return MediaError(
+            "corrupt", f"the encoder gives vectors of {width} numbers, the feature has {shape.dim}"
+        )
     largest = np.abs(np.asarray(step.value)).max(initial=0.0)
     if not np.isfinite(largest):
         return MediaError("corrupt", "the encoder gives numbers that are not finite")
-    if dtype == "float16" and largest > np.finfo(np.float16).max:
+    if shape.dtype == "float16" and largest > np.finfo(np.float16).max:
         return MediaError("corrupt", f"{largest:g} does not fit float16; extract the feature as float32")
     return step
 

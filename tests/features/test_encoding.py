@@ -62,13 +62,14 @@ def test_numbers_the_table_cannot_hold_are_failures():
     steps: list[Step | None] = [
         Step(np.array([[value, 0]], np.float32), 0.0, 1.0) for value in (1, 70_000, np.inf, np.nan)
     ]
-    prepared = Prepared(samples([{}] * 4), {"voice": [True] * 4}, {"voice": steps}, {"voice": [None] * 4})
+    steps.append(Step(np.zeros((1, 3), np.float32), 0.0, 1.0))  # wider than the others
+    prepared = Prepared(samples([{}] * 5), {"voice": [True] * 5}, {"voice": steps}, {"voice": [None] * 5})
     table = joined(Encoding(features, device=Device(batch=4))(prepared))
-    assert table["voice"].is_null().to_pylist() == [False, True, True, True]
+    assert table["voice"].is_null().to_pylist() == [False, True, True, True, True]
     reasons = [
         [(e["stage"], e["modality"], e["reason"]) for e in errors] for errors in table["errors"].to_pylist()
     ]
-    assert reasons == [[], *[[("encode", "voice", "corrupt")]] * 3]
+    assert reasons == [[], *[[("encode", "voice", "corrupt")]] * 4]
 
 
 def test_words_without_a_vector_are_no_steps_and_weights_may_lie_on_s3(s3):
