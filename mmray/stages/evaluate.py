@@ -111,8 +111,9 @@ def _onto_the_card(config: Config, storage: Storage, summary: Mapping[str, Any])
     """The model's card again, with its subgroups."""
     model = trained(config, storage, require_data(config, storage))
     assert model is not None, "its predictions were found"
-    folder = model_folder(config, model["run"])
-    storage.write(f"{folder}/{CARD}", card(config, model, summary).encode())
+    uri, text = f"{model_folder(config, model['run'])}/{CARD}", card(config, model, summary).encode()
+    if not storage.exists(uri) or storage.read(uri) != text:
+        storage.write(uri, text)
 
 
 def is_config(what: object) -> bool:

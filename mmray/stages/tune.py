@@ -192,7 +192,7 @@ def _search(
             storage_filesystem=filesystem,
             failure_config=ray_tune.FailureConfig(max_failures=RESTARTS),
             checkpoint_config=ray_tune.CheckpointConfig(
-                num_to_keep=4 if config.tune.scheduler == "pbt" else 1  # others may go on from an earlier one
+                num_to_keep=None if config.tune.scheduler == "pbt" else 1  # an heir takes any earlier one
             ),
             verbose=0,
         ),

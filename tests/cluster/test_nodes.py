@@ -86,7 +86,8 @@ def test_a_killed_node_costs_no_row(tmp_path: Path):
     assert told["first"]["actors"] == 3, "a node each"
     assert (told["alive"], told["nodes"]) == (2, 3)
     assert told["left"] > 0, "it was killed in mid-run"
-    assert told["second"]["rows"] == told["second"]["rows_this_run"] == len(clips)
+    # What the dead node had written is found there, and not done again.
+    assert 0 < told["second"]["rows_this_run"] <= told["second"]["rows"] == len(clips)
     tables = [mmray.read(load_config(path, overrides)) for overrides in ([], [f"output={output}-killed"])]
     assert tables[0].equals(tables[1]), "to the byte, and in order"
 
